@@ -1,0 +1,70 @@
+"""Checkpoints: written whole or not at all, read without running what is in them, of any year of the scaffold."""
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils import BadInput, writing
+
+LAST, BEST = "checkpoint.pth.tar", "model_best.pth.tar"
+
+
+def save(folder: str | os.PathLike, state: dict, is_best: bool) -> None:
+    """Write `state` as FOLDER/checkpoint.pth.tar, and as model_best.pth.tar too if it is the best so far."""
+    with writing(Path(folder) / LAST) as part:
+        torch.save(state, part)
+    if is_best:
+        copy(Path(folder) / LAST, Path(folder) / BEST)
+
+
+def copy(source: Path, target: Path) -> None:
+    with writing(target) as part:
+        shutil.copyfile(source, part)
+
+
+def load(path: str | os.PathLike) -> dict:
+    """Read a checkpoint on the CPU. Keys: `state_dict`, and `epoch`, `model_arch`, `best_acc1` with defaults.
+
+    Takes files of the stock scaffold from any year: without scheduler or optimizer, saved on a GPU, with the
+    `module.` that DataParallel puts before names. Raises BadInput for anything else; never unpickles objects.
+    """
+    state = read(path, f"If its writing was cut off, take the other one of {LAST} and {BEST} in that folder")
+    if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
+        raise BadInput(f"{path}: holds no checkpoint of this scaffold (no 'state_dict'); bare pretrained weights go "
+                       "with --weights")
+    weights = {name.removeprefix("module."): tensor for name, tensor in state["state_dict"].items()}
+    return {"epoch": 0, "model_arch": "", **state, "state_dict": weights,
+            "best_acc1": float(state.get("best_acc1", 0.0))}
+
+
+def read(path: str | os.PathLike, advice: str):
+    """torch.load without unpickling objects, on the CPU. Raises BadInput, with `advice`."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: there is no such file") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"{path}: cannot be read as saved tensors ({reason[:120]}). {advice}") from None
+
+
+def load_weights(model: nn.Module, weights: dict, path: str | os.PathLike) -> None:
+    """Put `weights` into the model. Raises BadInput that names the first tensors that do not fit."""
+    own = model.state_dict()
+    wrong = [f"{name} is {_shape(weights[name])} in the file and {_shape(own[name])} in the model"
+             for name in own if name in weights and weights[name].shape != own[name].shape]
+    wrong += [f"{name} is not in the file" for name in own if name not in weights]
+    wrong += [f"{name} is not in the model" for name in weights if name not in own]
+    if wrong:
+        more = f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""
+        raise BadInput(f"{path}: does not fit {type(model).__name__}: {'; '.join(wrong[:2])}{more}. The model "
+                       "(--model) and the number of classes have to be those of the training")
+    model.load_state_dict(weights)
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"

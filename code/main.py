@@ -1,0 +1,332 @@
+"""Train, evaluate and attack an image classifier: python main.py DIR [flags]. See --help, and the README."""
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+
+import checkpoint
+import figures
+import hardware
+import models
+from arguments import KEPT, parse_args
+from custom_dataloader import MiniPlacesLoader, make_loader, open_split
+from engine import WarmupCosine, evaluate, identity, mirrored, train_one_epoch
+from metrics import summarize
+from pictures import Pictures
+from progress import Progress, clock, describe
+from run_folder import RunFolder
+from utils import BadInput, seed_everything
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    try:
+        with hardware.processes(args.device) as (rank, world):
+            run = build(args, rank, world)
+            job = {"train": train, "evaluate": evaluate_model, "attack": attack_model}[args.mode]
+            job(run)
+            run.folder.close()
+    except BadInput as error:
+        sys.exit(f"main.py: error: {first_hand(error)}")
+
+
+def first_hand(error: BadInput) -> str:
+    """The message as it was raised: a loader's worker process wraps its traceback around it."""
+    return str(error).rpartition(f"{BadInput.__name__}: ")[2].strip()
+
+
+# ------------------------------------------------------------------------------- from flags to a ready run
+
+
+@dataclass
+class Run:
+    """Everything that the three jobs need, made once."""
+
+    args: argparse.Namespace
+    machine: hardware.Hardware
+    model: nn.Module
+    names: list[str]
+    loaders: dict[str, DataLoader]
+    folder: RunFolder
+
+    @property
+    def exact(self) -> hardware.Hardware:
+        """The machine as evaluation uses it: in fp32, unless --amp names a type."""
+        return replace(self.machine, amp="off") if self.args.amp == "auto" else self.machine
+
+    def say(self, text: str) -> None:
+        if self.machine.is_main:
+            print(text, flush=True)
+
+    def progress(self, title: str, split: str) -> Progress:
+        return Progress(title, self.loaders[split], self.args.print_freq, show=self.machine.is_main)
+
+
+def build(args: argparse.Namespace, rank: int, world: int) -> Run:
+    """Data, then model, then the run folder: whatever can be wrong is said before the folder is made."""
+    seed_everything(args.seed)
+    splits = ("train", "val") if args.mode == "train" else ("val",)
+    loaders = {split: build_loader(args, split, rank, world) for split in splits}
+    names = open_split(args.data, "val")[1]
+    example = next(iter(make_loader(loaders["val"].dataset.dataset, 2, workers=0)))[0]
+    model = build_model(args, len(names), example)
+    layout = hardware.pick_memory_format(model, example, args.device)
+    model.to(memory_format=layout)
+    machine = hardware.Hardware(args.device, args.amp_training, layout, rank, world)
+    run = Run(args, machine, model, names, loaders, RunFolder(args.logs, machine.is_main))
+    introduce(run)
+    return run
+
+
+def build_loader(args: argparse.Namespace, split: str, rank: int, world: int) -> DataLoader:
+    dataset, _ = open_split(args.data, split, models.student_transforms(split))
+    if isinstance(dataset, MiniPlacesLoader):
+        dataset.check_images()
+    if split == "train" and len(dataset) < args.batch_size:
+        raise BadInput(f"--batch-size {args.batch_size} is larger than the training split of {args.data}, which has "
+                       f"{len(dataset)} images; take {len(dataset)} or less")
+    if args.batch_size % world:
+        raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {world} processes")
+    return make_loader(dataset, args.batch_size // world, workers=min(args.workers, hardware.cores()), seed=args.seed,
+                       train=split == "train", rank=rank, world=world, pin_memory=args.device.type == "cuda")
+
+
+def build_model(args: argparse.Namespace, num_classes: int, example: torch.Tensor) -> nn.Module:
+    """The network, with the weights of --resume, on the device; one image has gone through it."""
+    try:
+        model = models.build(args.model, num_classes, tuple(example.shape[2:]), args.use_custom_conv,
+                             pretrained=args.mode == "train" and not args.resume, weights=args.weights)
+    except ValueError as error:  # a size that the network does not allow; a ViT says so when it is made
+        raise BadInput(str(error)) from None
+    if args.saved:
+        checkpoint.load_weights(model, args.saved["state_dict"], args.resume)
+    return model.to(args.device)
+
+
+def introduce(run: Run) -> None:
+    args, parameters = run.args, sum(p.numel() for p in run.model.parameters())
+    images = " + ".join(f"{len(loader.dataset):,}" for loader in run.loaders.values())
+    conv = " of own convolutions" if args.use_custom_conv else ""
+    source = f", from {args.resume}" if args.resume else ""
+    machine = run.machine if args.mode == "train" else run.exact
+    run.say(f"data    {args.data}: {images} images of {len(run.names)} classes\n"
+            f"model   {args.model}{conv}, {parameters:,} parameters{source}\ndevice  {machine}")
+    if machine.is_main:
+        run.say(f"run     {run.folder.path}")
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+@dataclass
+class State:
+    """What training changes beside the weights; a checkpoint holds all of it."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: WarmupCosine
+    scaler: torch.amp.GradScaler
+    scheduler: LambdaLR | None = None
+    epoch: int = 0  # epochs done
+    best_acc1: float = 0.0
+    history: list[dict] = field(default_factory=list)
+
+    def to_checkpoint(self, run: Run) -> dict:
+        settings = {name: getattr(run.args, name) for name in KEPT}
+        return {"epoch": self.epoch, "model_arch": run.args.model, "state_dict": run.model.state_dict(),
+                "best_acc1": self.best_acc1, "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(), "history": self.history,
+                "settings": {**settings, "amp": run.machine.amp, "device": run.machine.device.type}}
+
+
+def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
+    if args.model == "vit":
+        return torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
+    return torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+
+
+def start(run: Run) -> State:
+    """The state to train from: a new one, or that of --resume."""
+    args, steps = run.args, len(run.loaders["train"])
+    state = State(make_optimizer(args, run.model), WarmupCosine(args.epochs, args.warmup, steps), run.machine.scaler(),
+                  epoch=args.start_epoch)
+    if args.goes_on:
+        resume(run, state)
+    if state.epoch >= args.epochs:
+        raise BadInput(f"{args.resume}: this run has finished {state.epoch} epochs, and --epochs is {args.epochs}. "
+                       f"{FINISHED}")
+    for group in state.optimizer.param_groups:
+        group["initial_lr"] = args.lr
+    state.scheduler = LambdaLR(state.optimizer, state.schedule, last_epoch=state.epoch * steps - 1)
+    return state
+
+
+FINISHED = "To train these weights further, begin a new schedule: --start-epoch 0 --epochs N --lr LR"
+
+
+def resume(run: Run, state: State) -> None:
+    """Bring the state back from the checkpoint; files of the stock scaffold have only parts of it."""
+    args, saved = run.args, run.args.saved
+    state.epoch, state.best_acc1, state.history = saved["epoch"], saved["best_acc1"], saved.get("history", [])
+    if "optimizer" in saved:
+        state.optimizer.load_state_dict(saved["optimizer"])
+        for group in state.optimizer.param_groups:  # a flag that was typed wins over the checkpoint
+            group.update({name: getattr(args, name) for name in ("momentum", "weight_decay") if name in group})
+    else:
+        run.say(f"note: {args.resume} has no optimizer state; momentum starts from zero")
+    state.scaler.load_state_dict(saved.get("scaler") or state.scaler.state_dict())
+    settings = (saved.get("scheduler", {}).get("lr_lambdas") or [None])[0]
+    if settings:
+        vars(state.schedule).update(settings, steps_per_epoch=len(run.loaders["train"]))
+    if state.schedule.epochs != args.epochs:
+        if state.epoch >= state.schedule.epochs:
+            raise BadInput(f"{args.resume}: this run has finished its {state.epoch} epochs, and its learning rate is "
+                           f"zero. {FINISHED}")
+        state.schedule.retarget(state.epoch, args.epochs)
+    best = Path(args.resume).parent / checkpoint.BEST
+    if run.folder.active and best.exists():  # it may well stay the best
+        checkpoint.copy(best, run.folder.models / checkpoint.BEST)
+
+
+def train(run: Run) -> None:
+    """Train to --epochs; validate, report and save after each."""
+    state = start(run)
+    run.folder.json("settings", {key: str(value) for key, value in vars(run.args).items() if key != "saved"})
+    model = run.model
+    if run.machine.world > 1:
+        model = DistributedDataParallel(model, [run.machine.device] if run.machine.device.type == "cuda" else None)
+    try:
+        while state.epoch < run.args.epochs:
+            summary = train_and_validate(run, state, model)
+    except KeyboardInterrupt:
+        saved = run.folder.active and (run.folder.models / checkpoint.LAST)
+        run.say(f"\nstopped after {state.epoch} whole epochs; " + (f"to go on: python main.py {run.args.data} --resume "
+                f"{saved}" if state.history and saved.exists() else "nothing was saved yet"))
+        sys.exit(130)
+    finish(run, state, summary)
+
+
+def train_and_validate(run: Run, state: State, model: nn.Module) -> dict:
+    """One more epoch. Returns its validation summary (see metrics.summarize)."""
+    args, machine, epoch = run.args, run.machine, state.epoch
+    began = time.perf_counter()
+    loader = run.loaders["train"]
+    seed_everything(args.seed, epoch, machine.rank)  # a resumed run stands where it would have stood
+    loader.sampler.epoch = epoch
+
+    def log(batch: int, loss: float, rate: float) -> None:
+        run.folder.scalars(epoch * len(loader) + batch, {"training_loss": loss, "learning_rate": rate})
+
+    title = f"epoch {epoch + 1}/{args.epochs}"
+    progress = run.progress(f"{title} train", "train")
+    clip_grad = args.clip_grad if args.model == "vit" or "clip_grad" in args.given else None
+    trained = train_one_epoch(model, nn.CrossEntropyLoss(), state.optimizer, state.scheduler, progress, machine,
+                              state.scaler, clip_grad, log)
+    run.say(f"{title} train  {describe(trained)} | {progress.speed()}, {clock(progress.elapsed)}")
+
+    logits, labels = evaluate(run.model, run.progress(f"{title} val", "val"), run.exact)
+    summary = summarize(logits["image"], labels)
+    is_best = summary["top1"] >= state.best_acc1
+    state.epoch, state.best_acc1 = epoch + 1, max(state.best_acc1, summary["top1"])
+    validated = {name: summary[name] for name in ("loss", "top1", "top5")}
+    seconds = time.perf_counter() - began
+    left = clock(seconds * (args.epochs - state.epoch))
+    run.say(f"{title} val    {describe(validated)} | best top1 {state.best_acc1:.2f}, {left} left")
+
+    state.history.append({"epoch": state.epoch, "rate": state.optimizer.param_groups[0]["lr"], "train": trained,
+                          "val": validated, "seconds": seconds, "data_wait": progress.data_wait,
+                          "images_per_second": progress.images_per_second * machine.world})
+    log_epoch(run.folder, state.history[-1])
+    if machine.is_main:
+        checkpoint.save(run.folder.models, state.to_checkpoint(run), is_best)
+    return summary
+
+
+def log_epoch(folder: RunFolder, row: dict) -> None:
+    folder.scalars(row["epoch"], {
+        **{f"{k}_accuracy/{split}": row[split][k] for k in ("top1", "top5") for split in ("train", "val")},
+        "validation_loss": row["val"]["loss"], "epoch_time": row["seconds"], "data_wait": row["data_wait"],
+        "images_per_second": row["images_per_second"]})
+
+
+def finish(run: Run, state: State, summary: dict) -> None:
+    """Curves, the last epoch's confusion matrix and per-class accuracy, results.json, and where all of it lies."""
+    folder = run.folder
+    folder.json("results", {"mode": "train", "model": run.args.model, "best_top1": state.best_acc1,
+                            "history": state.history, "classes": run.names, "last": summary})
+    folder.figure("curves", figures.curves(state.history, f"{run.args.model} on {Path(run.args.data).name}"))
+    folder.class_report(summary, run.names)
+    if folder.active:
+        best = max(state.history, key=lambda row: row["val"]["top1"])
+        run.say(f"best top-1 {state.best_acc1:.2f} % (epoch {best['epoch']}): {folder.models / checkpoint.BEST}\n"
+                f"curves: {folder.path / 'curves.png'}\nTensorBoard: tensorboard --logdir {folder.path}")
+
+
+# ---------------------------------------------------------------------------------- evaluating, attacking
+
+
+def evaluate_model(run: Run) -> None:
+    """-e: top-1 and top-5 of the image alone, and of probabilities averaged with those of its mirror image."""
+    views = {"image": identity, "mirrored": mirrored}
+    logits, labels = evaluate(run.model, run.progress("evaluate", "val"), run.exact, views, pictures(run))
+    alone = summarize(logits["image"], labels)
+    averaged = summarize(sum(logits[view].softmax(dim=1) for view in views).log(), labels)
+    table(run, {"the image alone": alone, "averaged with its mirror image": averaged})
+    run.say(f"image alone: mean per-class accuracy {alone['mean_class_accuracy']:.2f} %, mAP {alone['mAP']:.2f} %, "
+            f"loss {alone['loss']:.3f}")
+    run.folder.scalars(run.args.saved["epoch"], {f"{k}_accuracy/val": alone[k] for k in ("top1", "top5")})
+    run.folder.class_report(alone, run.names)
+    save_results(run, {"alone": alone, "averaged_with_mirror_image": averaged})
+
+
+def attack_model(run: Run) -> None:
+    """-a: top-1 and top-5 on clean and on adversarial images, and the difference."""
+    given = {name: getattr(run.args, name) for name in ("num_steps", "step_size", "epsilon") if name in run.args.given}
+    attack = models.from_student("default_attack")(nn.CrossEntropyLoss(), **given)
+    views = {"image": identity, "adversarial": lambda images: attack.perturb(run.model, images)}
+    logits, labels = evaluate(run.model, run.progress("attack", "val"), run.exact, views, pictures(run))
+    clean, attacked = (summarize(logits[view], labels) for view in views)
+    difference = {k: attacked[k] - clean[k] for k in ("top1", "top5")}
+    table(run, {"clean": clean, "adversarial": attacked, "difference": difference})
+    run.folder.scalars(run.args.saved["epoch"], {f"{k}_accuracy/{name}": figures_[k] for k in ("top1", "top5") for
+                                                 name, figures_ in (("val", clean), ("adversarial", attacked))})
+    settings = {name: getattr(attack, name, None) for name in ("num_steps", "step_size", "epsilon")}
+    save_results(run, {"attack": {"name": type(attack).__name__, **settings}, "clean": clean, "adversarial": attacked,
+                       "difference": difference})
+
+
+def pictures(run: Run) -> Pictures | None:
+    """The -v part, as far as the student's file has what it takes."""
+    if not run.args.vis:
+        return None
+    try:
+        explain = models.from_student("default_attention")(nn.CrossEntropyLoss()).explain
+        overlay = models.from_student("default_visfunction")
+    except BadInput as missing:
+        run.say(f"note: no saliency maps: {missing}")
+        explain = overlay = None
+    return Pictures(run.folder, run.model, run.names, run.args.print_freq, explain, overlay)
+
+
+def table(run: Run, rows: dict[str, dict]) -> None:
+    run.say(f"{'':32}  top-1   top-5")
+    for name, figures_ in rows.items():
+        run.say(f"{name:32}{figures_['top1']:7.2f} {figures_['top5']:7.2f}")
+
+
+def save_results(run: Run, results: dict) -> None:
+    run.folder.json("results", {"mode": run.args.mode, "model": run.args.model, "checkpoint": str(run.args.resume),
+                                "data": str(run.args.data), "classes": run.names, **results})
+    if run.machine.is_main:
+        run.say(f"results: {run.folder.path / 'results.json'}" + (", pictures beside it" if run.args.vis else ""))
+
+
+if __name__ == "__main__":
+    main()
