@@ -1,0 +1,40 @@
+# The same commands for people and for CI. `make demo` and `make test` set up all they need.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+
+.PHONY: help setup demo test lint submission clean
+
+help:
+	@echo "make demo        draw the demo data, train, evaluate, attack; pictures in results/demo (about 3 minutes)"
+	@echo "make test        all tests (about 2 minutes)"
+	@echo "make lint        ruff"
+	@echo "make submission  the zip to hand in"
+	@echo "make clean       remove what these commands made, but for logs/ and downloaded data"
+
+setup: $(READY)
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python 3.10 or newer is needed; this is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: $(READY)
+	cd code && ../$(PY) demo.py
+
+test: $(READY)
+	$(PY) -m pytest
+
+lint: $(READY)
+	$(PY) -m ruff check .
+
+submission:
+	$(PYTHON) zip_submission.py
+
+clean:
+	rm -rf $(VENV) data/demo results/demo logs/demo submission.zip .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,90 @@
+"""The whole homework in two minutes: draw the demo scenes, train, evaluate, attack, and show what came out.
+
+    python demo.py          the same as `make demo`, from the folder code/
+
+Runs the driver as a student would, and says each command before it runs.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from utils import IMAGENET_STD
+
+ROOT = Path(__file__).resolve().parent.parent
+PICTURES = ("curves", "attack", "saliency", "confusion_matrix", "class_accuracy")
+
+
+def run(*command: str) -> None:
+    """Run a Python file of this folder, showing the command. Exits with its code if it fails."""
+    print(f"\n$ python {' '.join(command)}", flush=True)
+    code = subprocess.run([sys.executable, *command], cwd=ROOT / "code").returncode
+    if code:
+        sys.exit(code)
+
+
+def drive(logs: Path, *flags: str) -> Path:
+    """Run main.py, and return the run folder that it made."""
+    before = set(logs.glob("exp_*"))
+    run("main.py", *flags, "--logs", str(logs))
+    return (set(logs.glob("exp_*")) - before).pop()
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=ROOT / "data/demo", metavar="DIR", help="where the scenes go")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/demo", metavar="DIR", help="where the pictures go")
+    parser.add_argument("--logs", type=Path, default=ROOT / "logs/demo", metavar="DIR", help="where the run folders go")
+    parser.add_argument("--train", default="2000", metavar="N", help="training images (default: 2000)")
+    parser.add_argument("--val", default="400", metavar="N", help="validation images (default: 400)")
+    parser.add_argument("--epochs", default="8", metavar="N", help="epochs (default: 8)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = get_args_parser().parse_args(argv)
+    began = time.perf_counter()
+    run("demo_data.py", str(args.data), "--train", args.train, "--val", args.val)
+    trained = drive(args.logs, str(args.data), "--epochs", args.epochs, "--warmup", "1", "--batch-size", "25",
+                    "--lr", "0.02")
+    best = trained / "models" / "model_best.pth.tar"
+    evaluated = drive(args.logs, str(args.data), "--resume", str(best), "-e", "-v")
+    attack = str(args.data), "--resume", str(best), "-a", "-v"
+    attacked = drive(args.logs, *attack)
+    harder = drive(args.logs, *attack, "--epsilon", "0.3", "--step-size", "0.05")
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    for folder in (trained, attacked, harder, evaluated):
+        for name in PICTURES:
+            if (folder / f"{name}.png").exists():
+                shutil.copy(folder / f"{name}.png", args.out)
+    summarize(args, time.perf_counter() - began, results(evaluated), results(attacked), results(harder))
+
+
+def summarize(args: argparse.Namespace, seconds: float, evaluated: dict, *attacks: dict) -> None:
+    """Print what was reached, where the pictures lie, and how to see the rest."""
+    chance = 100 / len(evaluated["classes"])
+    print(f"\nDone in {seconds:.0f} s: SimpleNet, {args.epochs} epochs on drawn (synthetic) scenes, "
+          f"{args.val} validation images. Guessing would get {chance:.0f} %.")
+    print(f"  clean images                              top-1 {evaluated['alone']['top1']:6.2f} %")
+    print(f"  averaged with the mirror image            top-1 "
+          f"{evaluated['averaged_with_mirror_image']['top1']:6.2f} %")
+    for result in attacks:
+        epsilon = result["attack"]["epsilon"]
+        levels = epsilon * 255 * max(IMAGENET_STD)
+        print(f"  attacked, {result['attack']['num_steps']} steps, epsilon {epsilon} ({levels:2.0f} of 255)   top-1 "
+              f"{result['adversarial']['top1']:6.2f} %")
+    print("Pictures:", *(f"  {args.out / name}.png" for name in PICTURES), sep="\n")
+    print(f"Curves and images in a browser:\n  tensorboard --logdir {args.logs}")
+
+
+if __name__ == "__main__":
+    main()
