@@ -19,7 +19,7 @@ FOLDERS = ("code", "writeup", "results")
 LEFT_OUT_FOLDERS = ("__pycache__", ".*", "logs", "models", "data", "runs", "venv", "wandb", "node_modules")
 LEFT_OUT_FILES = ("*.pyc", "*.pth", "*.pth.tar", "*.pt", "*.ckpt", "*.safetensors", "*.npy", "*.npz", "*.zip", "*.tar",
                   "*.tar.gz", "*.tgz", "*.part", "events.out.tfevents.*", ".*")
-ABSOLUTE_PATH = re.compile(r"""["'](/(home|Users|root|mnt|media|content|tmp|scratch|srv|opt|usr|var|workspace|gdrive)/"""
+ABSOLUTE_PATH = re.compile(r"""["'](/(home|Users|root|mnt|media|content|tmp|scratch|srv|opt|usr|var|workspace)/"""
                            r"""|~/|[A-Za-z]:\\\\?\w)""")
 
 

@@ -30,7 +30,8 @@ def number(kind: type, low: float, high: float = math.inf, above: bool = False):
 
 def get_args_parser() -> argparse.ArgumentParser:
     """The flags of the sheet, and ours: --model --seed --amp --weights --logs, and the attack's three."""
-    parser = argparse.ArgumentParser(description="Train, evaluate (-e) or attack (-a) an image classifier.")
+    parser = argparse.ArgumentParser(
+        prog="main.py", description="Train, evaluate (-e) or attack (-a) an image classifier.")
     add = parser.add_argument
     add("data", metavar="DIR", help="folder with train.txt, val.txt and images/ (MiniPlaces' layout), or with "
         "torchvision's MNIST, CIFAR-10 or Oxford-IIIT Pet")
@@ -154,7 +155,8 @@ def wrong_combination(args: argparse.Namespace) -> str | None:
         return "--weights and --resume exclude each other: a checkpoint holds all weights"
     if args.use_mps and args.gpu is not None:
         return "--use-mps and --gpu exclude each other"
-    if stray := sorted(args.given & {"num_steps", "step_size", "epsilon"}) and not args.attack:
+    stray = sorted(args.given & {"num_steps", "step_size", "epsilon"})
+    if stray and not args.attack:
         return f"--{stray[0].replace('_', '-')} goes with -a"
     if args.model == "vit" and "momentum" in args.given:
         return "--momentum is SGD's; the ViT trains with AdamW"

@@ -214,4 +214,5 @@ def make_loader(dataset: Dataset, batch_size: int, *, workers: int, seed: int = 
     """Batches (images N,C,H,W, labels N). Training shuffles and drops the incomplete last batch (BatchNorm)."""
     sampler = Shuffle(len(dataset), seed, shuffle=train, rank=rank, world=world)
     return DataLoader(Repeatable(dataset, seed), batch_size, sampler=sampler, num_workers=workers, drop_last=train,
-                      pin_memory=pin_memory, worker_init_fn=_quiet_worker, persistent_workers=workers > 0)
+                      pin_memory=pin_memory, worker_init_fn=_quiet_worker, persistent_workers=workers > 0,
+                      generator=torch.Generator())  # its own: loading leaves the global random state alone

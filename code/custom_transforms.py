@@ -14,7 +14,10 @@ from torch import Tensor
 
 from utils import resize_image
 
-INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_AREA)
+
+def draw(interpolations: Sequence[int]) -> int:
+    """One of them; where there is only one, no random number is used up."""
+    return interpolations[0] if len(interpolations) == 1 else random.choice(interpolations)
 
 
 class Compose:
@@ -48,7 +51,7 @@ class Scale:
             target = max(self.size, round(width * factor)), max(self.size, round(height * factor))
         else:
             target = tuple(self.size)
-        return img if target == (width, height) else resize_image(img, target, random.choice(self.interpolations))
+        return img if target == (width, height) else resize_image(img, target, draw(self.interpolations))
 
 
 class CenterCrop:
@@ -89,7 +92,7 @@ class RandomSizedCrop:
     def __call__(self, img: np.ndarray) -> np.ndarray:
         top, left, h, w = self._box(*img.shape[:2])
         crop = img[top : top + h, left : left + w]
-        return resize_image(crop, (self.size, self.size), random.choice(self.interpolations))
+        return resize_image(crop, (self.size, self.size), draw(self.interpolations))
 
 
 class RandomHorizontalFlip:
@@ -124,7 +127,7 @@ class RandomRotate:
         w, h = largest_rotated_rectangle(width, height, math.radians(degrees))
         matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
         matrix[:, 2] -= (width - w) / 2, (height - h) / 2  # the crop is part of the same warp
-        return cv2.warpAffine(img, matrix, (w, h), flags=random.choice(self.interpolations),
+        return cv2.warpAffine(img, matrix, (w, h), flags=draw(self.interpolations),
                               borderMode=cv2.BORDER_REPLICATE)
 
 

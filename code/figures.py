@@ -39,7 +39,7 @@ def curves(history: Sequence[dict], title: str = "") -> Figure:
         axis.legend(frameon=False)
     rate = figure.axes[3]
     rate.plot(epochs, [row["rate"] for row in history], color="black", marker="o", markersize=3)
-    rate.set(xlabel="epoch", ylabel="learning rate at the epoch's end")
+    rate.set(xlabel="epoch", ylabel="learning rate after the epoch")
     for axis in figure.axes:
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)

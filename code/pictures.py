@@ -42,20 +42,18 @@ class Pictures:
     def _close_up(self, seen: dict, logits: dict, labels: Tensor, saliency: Tensor | None) -> None:
         some = spread(labels, CLOSE_UP)
         images, truth = seen["image"][some], [self.names[i] for i in labels[some]]
-        before = self._captions(logits["image"][some])
+        captions = [f"true: {name}\n{guess}" for name, guess in zip(truth, self._captions(logits["image"][some]))]
         if "adversarial" in seen:
             after = self._captions(logits["adversarial"][some])
-            captions = [f"true: {name}\nseen: {guess}" for name, guess in zip(truth, before)]
             self.folder.figure("attack", figures.attack_rows(images, seen["adversarial"][some], captions, after))
         if saliency is not None:
             overlay = torch.stack([self.overlay(images[i : i + 1], vis_output=saliency[some][i : i + 1])
                                    for i in range(len(images))])
-            captions = [f"true: {name}\nseen: {guess}" for name, guess in zip(truth, before)]
             self.folder.figure("saliency", figures.overlay_rows(images, saliency[some], overlay, captions))
 
     def _captions(self, logits: Tensor) -> list[str]:
         confidence, guess = logits.softmax(dim=1).max(dim=1)
-        return [f"{self.names[i]} {p:.0%}" for i, p in zip(guess.tolist(), confidence.tolist())]
+        return [f"seen: {self.names[i]} {p:.0%}" for i, p in zip(guess.tolist(), confidence.tolist())]
 
 
 def spread(labels: Tensor, count: int) -> Tensor:

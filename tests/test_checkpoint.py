@@ -1,0 +1,112 @@
+"""Checkpoints of this scaffold and of the stock one, whole or not there."""
+
+import os
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+import checkpoint
+from models import name_of
+from student_code import SimpleNet
+from utils import BadInput
+
+
+def test_round_trip(tmp_path):
+    model = SimpleNet(num_classes=3)
+    checkpoint.save(tmp_path, {"epoch": 2, "state_dict": model.state_dict(), "best_acc1": 12.5}, is_best=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [checkpoint.LAST, checkpoint.BEST]
+    loaded = checkpoint.load(tmp_path / checkpoint.BEST)
+    other = SimpleNet(num_classes=3)
+    checkpoint.load_weights(other, loaded["state_dict"], "x")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+    assert loaded["epoch"] == 2
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, {"state_dict": {}, "epoch": 1}, is_best=False)
+
+    def half(state, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(tmp_path, {"state_dict": {}, "epoch": 2}, is_best=False)
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint.LAST]
+    assert checkpoint.load(tmp_path / checkpoint.LAST)["epoch"] == 1
+
+
+def stock(year: int) -> dict:
+    """What the stock scaffold wrote: more keys over the years."""
+    model = SimpleNet()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    state = {"epoch": 60, "model_arch": "simplenet", "state_dict": model.state_dict(), "best_acc1": torch.tensor(44.9)}
+    if year == 2019:
+        state["state_dict"] = OrderedDict((f"module.{k}", v) for k, v in model.state_dict().items())
+    if year >= 2022:
+        state["optimizer"] = optimizer.state_dict()
+    if year >= 2024:
+        state["scheduler"] = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100).state_dict()
+    return state
+
+
+@pytest.mark.parametrize("year", [2019, 2021, 2022, 2023, 2024, 2025])
+def test_stock_checkpoints_of_every_year(tmp_path, year):
+    path = tmp_path / "model_best.pth.tar"
+    torch.save(stock(year), path)
+    loaded = checkpoint.load(path)
+    assert loaded["best_acc1"] == pytest.approx(44.9)
+    checkpoint.load_weights(SimpleNet(), loaded["state_dict"], path)
+
+
+def test_names_of_stock_models():
+    assert name_of("simplenet") == "simplenet"
+    assert name_of("pretrained-resnet18") == "resnet18"
+    assert name_of("SimpleViT") == "vit"
+    assert name_of("") == "simplenet"
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_what_is_no_checkpoint(tmp_path, content):
+    path = tmp_path / "checkpoint.pth.tar"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"checkpoint\.pth\.tar: cannot be read.*take the other one"):
+        checkpoint.load(path)
+
+
+def test_a_checkpoint_that_is_cut_off(tmp_path):
+    checkpoint.save(tmp_path, {"state_dict": SimpleNet().state_dict()}, is_best=False)
+    path = tmp_path / checkpoint.LAST
+    path.write_bytes(path.read_bytes()[:500_000])
+    with pytest.raises(BadInput, match="cannot be read"):
+        checkpoint.load(path)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def test_nothing_in_a_checkpoint_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pth.tar")
+    with pytest.raises(BadInput, match="cannot be read"):
+        checkpoint.load(tmp_path / "evil.pth.tar")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_other_files_of_tensors_are_named_for_what_they_are(tmp_path):
+    torch.save(SimpleNet().state_dict(), tmp_path / "bare.pth")
+    with pytest.raises(BadInput, match=r"no 'state_dict'.*--weights"):
+        checkpoint.load(tmp_path / "bare.pth")
+    with pytest.raises(BadInput, match="there is no such file"):
+        checkpoint.load(tmp_path / "nothing")
+
+
+def test_weights_that_do_not_fit_are_named():
+    with pytest.raises(BadInput, match=r"fc\.weight is 100x512 in the file and 10x512 in the model.*number of classes"):
+        checkpoint.load_weights(SimpleNet(num_classes=10), SimpleNet().state_dict(), "x.pth.tar")
+    with pytest.raises(BadInput, match=r"weight is not in the file.*features\.0\.weight is not in the model"):
+        checkpoint.load_weights(nn.Linear(2, 2, bias=False), {"features.0.weight": torch.zeros(1)}, "x.pth.tar")

@@ -1,0 +1,372 @@
+"""The driver from the command line: three jobs, exact resume, and a sentence for everything that can be wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import CODE
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import arguments
+import checkpoint
+import student_code
+from student_code import SimpleNet
+
+SHORT = "--epochs", 2, "-b", 8
+FLAGS = ["main.py", "-j", "0", "--gpu", "-1", "--amp", "off"]
+MAIN = [sys.executable, *FLAGS]
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def same(a, b) -> bool:
+    """Bit for bit, through dicts and lists."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def comparable(path) -> dict:
+    """All of a checkpoint but for what a clock said, and torch's count of scheduler calls in this process."""
+    state = load(path)
+    del state["scheduler"]["_step_count"]
+    for row in state["history"]:
+        for name in ("seconds", "data_wait", "images_per_second"):
+            del row[name]
+    return state
+
+
+# --------------------------------------------------------------------------------------------- the flags
+
+
+def test_flags_and_defaults_of_the_sheet():
+    args = arguments.get_args_parser().parse_args(["data"])
+    expected = {"workers": 4, "epochs": 90, "warmup": 5, "start_epoch": 0, "batch_size": 256, "lr": 0.1,
+                "momentum": 0.9, "weight_decay": 1e-4, "clip_grad": 1.0, "print_freq": 10, "resume": None,
+                "evaluate": False, "attack": False, "vis": False, "use_custom_conv": False, "use_vit": False,
+                "use_resnet18": False, "gpu": None, "use_mps": False, "seed": 0, "amp": "auto"}
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+def test_every_spelling_of_the_sheet():
+    line = ("data -j 2 --epochs=60 --start-epoch 3 -b 8 --lr 0.01 --momentum .5 --wd 0.05 -p 3 --resume=x -e -v "
+            "--gpu -1 --use-custom-conv --warmup 2 --clip-grad 2")
+    args = arguments.get_args_parser().parse_args(line.split())
+    assert (args.workers, args.epochs, args.lr, args.weight_decay, args.gpu) == (2, 60, 0.01, 0.05, -1)
+    line = ("d --workers 1 --batch-size 2 --learning-rate 1 --weight-decay 2 --print-freq 3 --evaluate --attack --vis "
+            "--use-vit")
+    long = arguments.get_args_parser().parse_args(line.split())
+    assert (long.workers, long.batch_size, long.lr, long.weight_decay) == (1, 2, 1, 2)
+
+
+@pytest.mark.parametrize(("flags", "sentence"), [
+    ("-e", "-e needs --resume PATH"), ("-a", "-a needs --resume PATH"), ("-v", "-v goes with -e or -a"),
+    ("-e -a --resume x", "exclude each other"), ("--use-vit --use-resnet18", "exclude each other"),
+    ("--model msn --use-vit", "exclude each other"), ("--model lenet", "no such model; take one of simplenet"),
+    ("--use-vit --use-custom-conv", "does not go with vit"), ("--use-vit --momentum 0.5", "AdamW"),
+    ("--weights f", "--weights goes with --model resnet18"), ("--use-mps --gpu 0", "exclude each other"),
+    ("--num-steps 5", "--num-steps goes with -a"), ("--epochs 0", "0 is not at least 1"),
+    ("--lr nan", "nan is not above 0"), ("--lr inf", "inf is not above 0"), ("--lr=-1", "-1 is not above 0"),
+    ("--momentum 1.5", "at most 1"), ("-b 0", "0 is not at least 1"), ("--epochs two", "invalid whole number value"),
+    ("--amp int8", "invalid choice"), ("--resume /nowhere/x.pth.tar", "/nowhere/x.pth.tar: there is no such file"),
+    ("--start-epoch 5 --epochs 3", "leaves none of --epochs 3"), ("--amp fp16", "needs a CUDA GPU"),
+    ("--gpu 7", "--gpu 7: this machine has")])
+def test_wrong_flags_end_in_a_sentence(drive, scenes, flags, sentence):
+    """Fault 2: -e or -a without --resume silently started training."""
+    if "--gpu" in flags and torch.cuda.device_count() > 7:
+        pytest.skip("this machine has that many")
+    run = drive(scenes, *flags.split())
+    assert run.code == 2
+    assert "main.py: error: " in run.out or "error: argument" in run.out
+    assert sentence in run.out
+    assert run.folder is None
+
+
+# ---------------------------------------------------------------------------------- train, evaluate, attack
+
+
+@pytest.fixture(scope="module")
+def trained(scenes, tmp_path_factory):
+    """The run folder of two epochs, uninterrupted."""
+    logs = tmp_path_factory.mktemp("logs")
+    done = subprocess.run([*MAIN, str(scenes), *"--epochs 2 -b 8 -p 2 --logs".split(), str(logs)], cwd=CODE,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder, = logs.glob("exp_*")
+    (folder / "printed.txt").write_text(done.stdout)
+    return folder
+
+
+def test_training_prints_a_line_for_each_part(trained):
+    printed = (trained / "printed.txt").read_text()
+    for epoch in (1, 2):
+        assert f"epoch {epoch}/2 train  loss" in printed
+        assert f"epoch {epoch}/2 val    loss" in printed
+    assert "epoch 1/2 train [2/3] loss" in printed  # plain lines, as this is no terminal
+    assert "images/s" in printed
+    assert "waiting for data" in printed
+    assert "left" in printed
+    assert "tensorboard --logdir" in printed
+
+
+def test_the_run_folder(trained):
+    assert not set(trained.name) & set(": ")
+    assert {"models", "settings.json", "results.json", "curves.png", "confusion_matrix.png",
+            "class_accuracy.png"} <= {p.name for p in trained.iterdir()}
+    assert len(list(trained.rglob("events.out.tfevents*"))) == 1
+    results = json.loads((trained / "results.json").read_text())
+    assert len(results["history"]) == 2
+    assert results["made_by"]["torch"] == torch.__version__
+    assert sum(map(sum, results["last"]["confusion"])) == 12
+
+
+def test_tensorboard_has_the_tags(trained):
+    events = EventAccumulator(str(trained)).Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {"data/training_loss", "data/learning_rate", "data/epoch_time", "data/images_per_second"} <= scalars
+    assert {f"data/top{k}_accuracy/{split}" for k in (1, 5) for split in ("train", "val")} <= scalars
+    assert {"Image/confusion_matrix", "Image/class_accuracy"} <= set(events.Tags()["images"])
+    assert len(events.Scalars("data/training_loss")) == 4  # batches 2 and 3 of each epoch
+    assert all(e.value > 0 for e in events.Scalars("data/learning_rate"))
+
+
+def test_checkpoint_keys(trained):
+    for name in (checkpoint.LAST, checkpoint.BEST):
+        state = load(trained / "models" / name)
+        assert {"epoch", "model_arch", "state_dict", "best_acc1", "optimizer", "scheduler"} <= set(state)
+    assert (state["model_arch"], isinstance(state["best_acc1"], float)) == ("simplenet", True)
+    assert load(trained / "models" / checkpoint.LAST)["epoch"] == 2
+
+
+def test_the_same_seed_gives_the_same_run(trained, drive, scenes):
+    again = drive(scenes, *SHORT)
+    assert same(comparable(again.folder / "models" / checkpoint.LAST), comparable(trained / "models" / checkpoint.LAST))
+    other = drive(scenes, *SHORT, "--seed", 1)
+    assert not same(load(other.folder / "models" / checkpoint.LAST)["state_dict"],
+                    load(trained / "models" / checkpoint.LAST)["state_dict"])
+
+
+def test_evaluation_gives_both_views(trained, drive, scenes):
+    run = drive(scenes, "-e", "-v", "--resume", trained / "models" / checkpoint.LAST, "-b", 5)
+    assert run.code == 0
+    assert "the image alone" in run.out
+    assert "averaged with its mirror image" in run.out
+    results = json.loads((run.folder / "results.json").read_text())
+    training = json.loads((trained / "results.json").read_text())
+    assert results["alone"]["top1"] == pytest.approx(training["history"][-1]["val"]["top1"])
+    assert results["alone"]["loss"] == pytest.approx(training["history"][-1]["val"]["loss"], rel=1e-4)
+    assert {"mAP", "mean_class_accuracy", "class_accuracy"} <= set(results["averaged_with_mirror_image"])
+    assert {"saliency.png", "confusion_matrix.png"} <= {p.name for p in run.folder.iterdir()}
+    assert {"Image/Org_Image", "Image/Image_Atten"} <= set(EventAccumulator(str(run.folder)).Reload().Tags()["images"])
+    assert len(list(run.folder.rglob("events.out.tfevents*"))) == 1
+    assert not (run.folder / "models").exists()
+
+
+def test_attack_gives_clean_adversarial_and_difference(trained, drive, scenes):
+    best = trained / "models" / checkpoint.BEST
+    run = drive(scenes, "-a", "-v", "--resume", best, "-b", 5, "-p", 1, "--epsilon", 0.5, "--step-size", 0.1)
+    results = json.loads((run.folder / "results.json").read_text())
+    for k in ("top1", "top5"):
+        assert results["difference"][k] == pytest.approx(results["adversarial"][k] - results["clean"][k])
+    assert results["attack"] == {"name": "PGDAttack", "num_steps": 10, "step_size": 0.1, "epsilon": 0.5}
+    assert results["adversarial"]["loss"] != results["clean"]["loss"]
+    events = EventAccumulator(str(run.folder)).Reload()
+    assert {"Image/Org_Image", "Image/Adv_Image", "Image/Image_Atten"} <= set(events.Tags()["images"])
+    assert [e.step for e in events.Images("Image/Adv_Image")] == [0, 1, 2]  # the slider over the batches
+    assert {f"{kind}_{batch:04}.png" for kind in ("Org_Image", "Adv_Image", "Image_Atten") for batch in range(3)} == {
+        p.name for p in (run.folder / "images").iterdir()}
+    assert (run.folder / "attack.png").exists()
+    for word in ("clean", "adversarial", "difference"):
+        assert word in run.out
+
+
+@pytest.mark.parametrize("name", ["adv-simplenet", "customnet", "msn", "vit"])
+def test_every_model_trains_and_is_recognised_by_its_checkpoint(drive, scenes, name):
+    run = drive(scenes, "--model", name, "--epochs", 1, "-b", 8, "--lr", 0.01)
+    assert run.code == 0, run.out
+    state = load(run.folder / "models" / checkpoint.LAST)
+    assert state["model_arch"] == name
+    assert ("betas" in state["optimizer"]["param_groups"][0]) == (name == "vit")
+    again = drive(scenes, "-e", "--resume", run.folder / "models" / checkpoint.LAST)
+    assert again.code == 0, again.out
+    assert f"model   {name}" in again.out
+
+
+def test_own_convolution_and_resnet18(drive, scenes, tmp_path):
+    run = drive(scenes, "--use-custom-conv", "--epochs", 1, "-b", 8)
+    assert "of own convolutions" in run.out
+    import models
+
+    torch.save(models.resnet18().state_dict(), tmp_path / "r18.pth")
+    run = drive(scenes, "--use-resnet18", "--weights", tmp_path / "r18.pth", "--epochs", 1, "-b", 8)
+    assert run.code == 0, run.out
+    assert drive(scenes, "-e", "--resume", run.folder / "models" / checkpoint.LAST).code == 0
+
+
+def test_a_stock_checkpoint_evaluates_and_attacks(drive, scenes, tmp_path):
+    state = {"epoch": 60, "model_arch": "simplenet", "best_acc1": torch.tensor(44.9),
+             "state_dict": {f"module.{k}": v for k, v in SimpleNet(num_classes=4).state_dict().items()}}
+    torch.save(state, tmp_path / "model_best.pth.tar")
+    for job in ("-e", "-a"):
+        assert drive(scenes, job, "--resume", tmp_path / "model_best.pth.tar").code == 0
+    more = drive(scenes, "--resume", tmp_path / "model_best.pth.tar", "--epochs", 61, "-b", 8)
+    assert "has no optimizer state" in more.out
+    assert load(more.folder / "models" / checkpoint.LAST)["epoch"] == 61
+
+
+# ------------------------------------------------------------------------------------------------ resume
+
+
+@pytest.fixture
+def interrupted(drive, scenes, monkeypatch):
+    """A run of two epochs that was stopped in the middle of the second."""
+    real, calls = SimpleNet.forward, []
+
+    def stop_later(self, x):
+        calls.append(self.training)
+        if sum(calls) == 5:
+            raise KeyboardInterrupt
+        return real(self, x)
+
+    monkeypatch.setattr(SimpleNet, "forward", stop_later)
+    run = drive(scenes, *SHORT)
+    monkeypatch.setattr(SimpleNet, "forward", real)
+    return run
+
+
+def test_interrupted_and_resumed_equals_never_interrupted(interrupted, trained, drive, scenes):
+    """Bit for bit: weights, momentum, schedule, history."""
+    last = interrupted.folder / "models" / checkpoint.LAST
+    assert interrupted.code == 130
+    assert f"stopped after 1 whole epochs; to go on: python main.py {scenes} --resume {last}" in interrupted.out
+    assert load(last)["epoch"] == 1
+    resumed = drive(scenes, "--resume", last)
+    assert same(comparable(resumed.folder / "models" / checkpoint.LAST),
+                comparable(trained / "models" / checkpoint.LAST))
+
+
+def test_model_best_can_be_resumed(interrupted, trained, drive, scenes):
+    """Fault 3: KeyError: optimizer."""
+    resumed = drive(scenes, "--resume", interrupted.folder / "models" / checkpoint.BEST)
+    assert same(load(resumed.folder / "models" / checkpoint.LAST)["state_dict"],
+                load(trained / "models" / checkpoint.LAST)["state_dict"])
+
+
+def test_stopped_before_the_first_epoch_ends(drive, scenes, monkeypatch):
+    def stop(self, x):
+        if self.training:
+            raise KeyboardInterrupt
+        return torch.zeros(len(x), 4)
+
+    monkeypatch.setattr(SimpleNet, "forward", stop)
+    run = drive(scenes, *SHORT)
+    assert run.code == 130
+    assert "nothing was saved yet" in run.out
+
+
+def test_a_longer_run_goes_on_falling(interrupted, drive, scenes):
+    """Fault 3 again: the help says that the rate falls from where it is to zero at the new end."""
+    last = interrupted.folder / "models" / checkpoint.LAST
+    resumed = drive(scenes, "--resume", last, "--epochs", 4)
+    rates = [row["rate"] for row in load(resumed.folder / "models" / checkpoint.LAST)["history"]]
+    assert len(rates) == 4
+    assert rates == sorted(rates, reverse=True)
+    assert rates[1] > 0.01
+    assert rates[-1] < 0.001
+    once_more = drive(scenes, "--resume", resumed.folder / "models" / checkpoint.LAST)
+    assert "has finished 4 epochs, and --epochs is 4" in once_more.out
+    finished = drive(scenes, "--resume", resumed.folder / "models" / checkpoint.LAST, "--epochs", 6)
+    assert finished.code == 1
+    assert "its learning rate is zero" in finished.out
+    assert "--start-epoch 0" in finished.out
+
+
+def test_start_epoch_begins_a_new_schedule_from_the_weights(trained, drive, scenes):
+    run = drive(scenes, "--resume", trained / "models" / checkpoint.LAST, "--model", "adv-simplenet",
+                *"--start-epoch 0 --epochs 1 -b 8 --lr 0.001".split())
+    state = load(run.folder / "models" / checkpoint.LAST)
+    assert (state["epoch"], state["model_arch"], len(state["history"])) == (1, "adv-simplenet", 1)
+
+
+def test_flags_that_were_typed_win_over_the_checkpoint(interrupted, drive, scenes):
+    last = interrupted.folder / "models" / checkpoint.LAST
+    resumed = drive(scenes, "--resume", last, "--lr", 0.02, "--momentum", 0.5)
+    group = load(resumed.folder / "models" / checkpoint.LAST)["optimizer"]["param_groups"][0]
+    assert (group["initial_lr"], group["momentum"]) == (0.02, 0.5)
+
+
+def test_a_killed_run_leaves_whole_files(scenes, tmp_path):
+    """SIGKILL in mid-epoch: what is there can be resumed, and nothing half-written lies about."""
+    process = subprocess.Popen([*MAIN, str(scenes), "--epochs", "500", "-b", "8", "--logs", str(tmp_path)], cwd=CODE,
+                               stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch 3/500 train"):
+            break
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    folder, = tmp_path.glob("exp_*")
+    assert checkpoint.load(folder / "models" / checkpoint.LAST)["epoch"] >= 2
+
+
+# -------------------------------------------------------------------------------------------- bad input
+
+
+def test_data_that_cannot_be_used_is_named_before_anything_is_written(drive, fresh_scenes, tmp_path):
+    assert "there is no such folder" in drive(tmp_path / "nowhere").out
+    too_large = drive(fresh_scenes)
+    assert "--batch-size 256 is larger than the training split" in too_large.out
+    assert "12 images; take 12 or less" in too_large.out
+    with (fresh_scenes / "val.txt").open("a") as file:
+        file.write("val/00000000.jpg\n")
+    assert "val.txt:7: expected 'path label'" in drive(fresh_scenes, "-b", 4).out
+    (fresh_scenes / "val.txt").unlink()
+    run = drive(fresh_scenes, "-b", 4)
+    assert "val.txt: there is no such file" in run.out
+    assert run.code == 1
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_checkpoint_of_other_classes_and_a_size_that_does_not_fit(drive, scenes, tmp_path, monkeypatch):
+    torch.save({"state_dict": SimpleNet().state_dict()}, tmp_path / "c.pth.tar")
+    run = drive(scenes, "-e", "--resume", tmp_path / "c.pth.tar")
+    assert "fc.weight is 100x512 in the file and 4x512 in the model" in run.out
+    import custom_transforms as T
+
+    monkeypatch.setattr(student_code, "get_val_transforms",
+                        lambda: T.Compose([T.Scale(120), T.CenterCrop(120), *student_code._to_input(None)]))
+    assert "120x120 pixels cannot be cut into patches of 16x16" in drive(scenes, "--use-vit", "-b", 8).out
+
+
+def test_logs_go_to_the_repository_wherever_one_stands(monkeypatch, tmp_path):
+    """Fault 6: ../logs depended on the working folder."""
+    monkeypatch.chdir(tmp_path)
+    assert arguments.get_args_parser().parse_args(["d"]).logs == CODE.parent / "logs"
+
+
+def test_two_processes_of_torchrun_learn_together(scenes, tmp_path):
+    """Half of each batch goes to each process; the updates, and so the model, are those of one but for rounding."""
+    states = []
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--"]
+    for command in (MAIN, [*torchrun, *FLAGS]):
+        logs = tmp_path / str(len(states))
+        flags = [str(scenes), *"--epochs 1 -b 8 --lr 0.01 --logs".split(), str(logs)]
+        done = subprocess.run([*command, *flags], cwd=CODE, capture_output=True, text=True,
+                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        folder, = logs.glob("exp_*")
+        states.append(load(folder / "models" / checkpoint.LAST))
+        assert sum(map(sum, json.loads((folder / "results.json").read_text())["last"]["confusion"])) == 12
+    for a, b in zip(states[0]["state_dict"].values(), states[1]["state_dict"].values()):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)

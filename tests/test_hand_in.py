@@ -1,0 +1,113 @@
+"""zip_submission.py: takes what belongs, names what it leaves, and writes nothing when something is wrong."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture
+def work(tmp_path):
+    root = tmp_path / "hw2"
+    files = {"code/student_code.py": "x = 1\n", "code/main.py": "import student_code\n", "code/labs/cam.py": "",
+             "writeup/report.pdf": "%PDF", "results/curves.png": "png"}
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def pack(root, *flags):
+    done = subprocess.run([sys.executable, str(ROOT / "zip_submission.py"), "--root", str(root), "-o",
+                           str(root / "out.zip"), *flags], capture_output=True, text=True)
+    names = zipfile.ZipFile(root / "out.zip").namelist() if (root / "out.zip").exists() else None
+    return done.returncode, done.stdout + done.stderr, names
+
+
+def test_what_belongs_is_packed(work):
+    code, out, names = pack(work)
+    assert code == 0
+    assert names == ["code/labs/cam.py", "code/main.py", "code/student_code.py", "results/curves.png",
+                     "writeup/report.pdf"]
+    assert "5 files" in out
+    assert "code/" in out
+    assert "3 .py" in out
+
+
+@pytest.mark.parametrize("name", [
+    "code/__pycache__/a.pyc", "code/models/model_best.pth.tar", "code/net.pth", "results/logs/x.txt", "code/data/a.jpg",
+    "results/events.out.tfevents.1.x", "code/.ipynb_checkpoints/a.ipynb", "results/old.zip", "writeup/.DS_Store"])
+def test_what_does_not_belong_is_left_out_and_named(work, name):
+    (work / name).parent.mkdir(parents=True, exist_ok=True)
+    (work / name).write_text("x")
+    code, out, names = pack(work)
+    assert code == 0
+    assert name not in names
+    assert "left out: " in out
+    assert name.split("/")[1] in out
+
+
+def test_large_files_and_links(work):
+    (work / "results/video.mp4").write_bytes(b"0" * 200_000)
+    (work / "results/link").symlink_to(work / "code/main.py")
+    _, out, names = pack(work, "--max-mb", "0.1")
+    assert not {"results/video.mp4", "results/link"} & set(names)
+    assert "results/video.mp4 (0.2 MB: over --max-mb)" in out
+    assert "results/link (a link)" in out
+
+
+def test_data_beside_the_three_folders_is_never_taken(work):
+    for name in ("data/a.jpg", "logs/b.txt", "notes.txt"):
+        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).write_text("x")
+    assert all(name.split("/")[0] in ("code", "writeup", "results") for name in pack(work)[2])
+
+
+@pytest.mark.parametrize(("missing", "sentence"), [
+    ("code/student_code.py", "code/student_code.py is missing"), ("writeup/report.pdf", "writeup/ holds no PDF"),
+    ("results", "results/ is missing"), ("writeup", "writeup/ is missing")])
+def test_something_missing_ends_in_exit_code_1_and_no_zip(work, missing, sentence):
+    path = work / missing
+    if path.is_dir():
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    else:
+        path.unlink()
+    (work / "out.zip").write_bytes(b"of before")
+    done = subprocess.run([sys.executable, str(ROOT / "zip_submission.py"), "--root", str(work), "-o",
+                           str(work / "out.zip")], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "nothing was written" in done.stderr
+    assert (work / "out.zip").read_bytes() == b"of before"
+
+
+def test_a_student_file_that_does_not_parse(work):
+    (work / "code/student_code.py").write_text("def f(:\n")
+    code, out, names = pack(work)
+    assert (code, names) == (1, None)
+    assert "code/student_code.py is not valid Python" in out
+
+
+def test_absolute_paths_are_shown_with_file_and_line(work):
+    (work / "code/main.py").write_text('a = 1\npath = "/home/me/proj1/x"\nok = "../data"\nw = "C:\\\\me"\n')
+    code, out, _ = pack(work)
+    assert code == 0
+    assert 'code/main.py:2: path = "/home/me/proj1/x"' in out
+    assert "code/main.py:4:" in out
+    assert "code/main.py:3" not in out
+
+
+def test_a_place_that_cannot_be_written(work):
+    code, out, _ = pack(work, "-o", str(work / "nowhere" / "out.zip"))
+    assert code == 1
+    assert "cannot be written" in out
+
+
+def test_our_own_code_names_no_absolute_path(tmp_path):
+    done = subprocess.run([sys.executable, str(ROOT / "zip_submission.py"), "-o", str(tmp_path / "out.zip")],
+                          capture_output=True, text=True)
+    assert "absolute path" not in done.stdout

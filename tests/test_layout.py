@@ -1,0 +1,109 @@
+"""The layout of the repository and who may import whom, held by code."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import CODE, ROOT
+
+MODULES = {path.stem: path for path in CODE.glob("*.py")}
+STUDENT_MAY_IMPORT = {"custom_blocks", "custom_transforms", "utils"}
+# name: what it must not import, of the files in code/
+FORBIDDEN = {
+    "engine": {"models", "student_code", "custom_dataloader", "custom_transforms", "checkpoint", "demo_data"},
+    "custom_blocks": set(MODULES), "utils": set(MODULES),
+    "custom_transforms": set(MODULES) - {"utils"},
+    "figures": {"main", "engine", "models", "student_code"},
+    "metrics": set(MODULES),
+}
+
+
+def imports(path) -> set[str]:
+    """The top names that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_the_face_of_the_repository():
+    for name in ("README.md", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE", "download_dataset.sh",
+                 "zip_submission.py", ".ci/run", "code", "data", "results", "writeup", "tests"):
+        assert (ROOT / name).exists(), name
+    assert not (CODE / "__init__.py").exists(), "code is the name of a standard module; a package would shadow it"
+
+
+def test_the_student_file_can_be_carried_away():
+    assert imports(CODE / "student_code.py") & set(MODULES) <= STUDENT_MAY_IMPORT
+
+
+def test_nothing_imports_main():
+    assert not [name for name, path in MODULES.items() if "main" in imports(path)]
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_forbidden_imports(name):
+    assert not imports(MODULES[name]) & FORBIDDEN[name]
+
+
+def test_no_import_goes_in_circles():
+    graph = {name: imports(path) & set(MODULES) for name, path in MODULES.items()}
+    while graph:
+        leaves = [name for name, needs in graph.items() if not needs & set(graph)]
+        assert leaves, f"these import each other: {sorted(graph)}"
+        for name in leaves:
+            del graph[name]
+
+
+def test_importing_a_file_does_nothing(tmp_path):
+    """No parsing, no folder, nothing printed: each file in a fresh process, from an empty folder."""
+    names = [name for name in MODULES if name != "test_conv"]
+    script = f"import sys; sys.path.insert(0, {str(CODE)!r})\n" + "\n".join(f"import {name}" for name in names)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def functions(path):
+    tree = ast.parse(path.read_text())
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize("path", sorted(MODULES.values()), ids=lambda path: path.name)
+def test_files_can_be_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= (500 if path.name == "student_code.py" else 350)
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions(path) if f.end_lineno - f.lineno + 1 > 50}
+    assert set(long) <= {"get_args_parser"}, long
+
+
+def test_no_soft_failures():
+    for path in [*MODULES.values(), ROOT / "zip_submission.py"]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{path.name}:{node.lineno}: bare except"
+                assert not (len(node.body) == 1 and isinstance(node.body[0], ast.Pass)), f"{path.name}:{node.lineno}"
+
+
+def test_solution_markers_are_balanced():
+    for path in (CODE / "student_code.py", CODE / "custom_blocks.py"):
+        depth = 0
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            depth += line.strip() == "# BEGIN SOLUTION"
+            depth -= line.strip() == "# END SOLUTION"
+            assert depth in (0, 1), f"{path.name}:{number}"
+            assert depth == 0 or not line.strip().startswith("# STARTER:"), f"{path.name}:{number}"
+        assert depth == 0
+
+
+def test_what_is_ignored_is_not_committed():
+    try:
+        listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    wrong = [name for name in listed if name.startswith("logs/") or name.endswith((".pth", ".pth.tar", ".npz"))
+             or (name.startswith("data/") and name != "data/README.md")]
+    assert not wrong

@@ -1,0 +1,92 @@
+"""The README's commands: the cheap ones run, the flags of the others exist, the files it names are there."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import CODE, ROOT
+
+import arguments
+import demo
+import demo_data
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(?:sh|bash)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS
+            for line in block.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+
+
+def test_the_two_commands_come_first():
+    assert COMMANDS[:4] == [COMMANDS[0], COMMANDS[1], "make demo", "make test"]
+    assert COMMANDS[0].startswith("git clone")
+
+
+def test_every_make_target_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {word for command in COMMANDS if command.startswith("make ") for word in command.split()[1:] if "=" not in word}
+    assert named
+    assert named <= targets
+
+
+PARSERS = {"main.py": arguments.get_args_parser, "demo.py": demo.get_args_parser}
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"(python|torchrun) .*main\.py", c)])
+def test_flags_of_main(command):
+    words = shlex.split(command)
+    words = words[words.index("main.py" if "main.py" in words else "./main.py") + 1 :]
+    if "--help" not in words:
+        args = arguments.get_args_parser().parse_args(words)
+        args.given = arguments.flags_given(words)
+        assert arguments.wrong_combination(args) is None
+
+
+def test_every_python_file_that_is_named_exists():
+    for command in COMMANDS:
+        words = shlex.split(command)
+        for word in words:
+            if word.endswith((".py", ".sh")):
+                assert (CODE / word).exists() or (ROOT / word).exists(), command
+
+
+def test_the_tree_names_what_is_there():
+    tree = next(block for block in re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL) if "student_code.py" in block)
+    named = re.findall(r"[\w.]+\.(?:py|sh|toml|txt|md)\b", tree)
+    assert len(named) > 20
+    for name in named:
+        assert list(ROOT.glob(name)) or list(CODE.glob(name)) or list(ROOT.glob(f"*/{name}")), name
+    for path in CODE.glob("*.py"):
+        assert path.name in tree, f"{path.name} is missing in the README's tree"
+
+
+@pytest.mark.parametrize("command", ["python main.py --help", "python demo.py --help", "python demo_data.py --help"])
+def test_help(command):
+    assert any(c.startswith(command.split(" --")[0]) for c in COMMANDS) or command in COMMANDS
+    done = subprocess.run([sys.executable, *command.split()[1:]], cwd=CODE, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert len(done.stdout) > 300
+
+
+def test_the_demo_in_small(tmp_path):
+    """What `make demo` runs, with fewer images."""
+    done = subprocess.run([sys.executable, "demo.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"),
+                           "--logs", str(tmp_path / "logs"), "--train", "60", "--val", "20", "--epochs", "1"],
+                          cwd=CODE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{name}.png" for name in demo.PICTURES}
+    for part in ("clean images", "averaged with the mirror image", "attacked, 10 steps, epsilon 0.3", "tensorboard --logdir",
+                 "Guessing would get 10 %"):
+        assert part in done.stdout
+    assert len(list((tmp_path / "logs").glob("exp_*"))) == 4
+
+
+def test_the_demo_stops_with_the_step_that_fails(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").write_text("precious")
+    done = subprocess.run([sys.executable, "demo.py", "--data", str(tmp_path / "data"), "--logs", str(tmp_path / "logs")],
+                          cwd=CODE, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is there and is not the demo data" in done.stderr
+    assert demo_data.SCENES
