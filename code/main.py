@@ -233,7 +233,7 @@ def train_and_validate(run: Run, state: State, model: nn.Module) -> dict:
 
     logits, labels = evaluate(run.model, run.progress(f"{title} val", "val"), run.exact)
     summary = summarize(logits["image"], labels)
-    is_best = summary["top1"] >= state.best_acc1
+    is_best = summary["top1"] > state.best_acc1 or not state.history
     state.epoch, state.best_acc1 = epoch + 1, max(state.best_acc1, summary["top1"])
     validated = {name: summary[name] for name in ("loss", "top1", "top5")}
     seconds = time.perf_counter() - began

@@ -10,7 +10,6 @@ from conftest import CODE, ROOT
 
 import arguments
 import demo
-import demo_data
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(?:sh|bash)\n(.*?)```", README, flags=re.DOTALL)
@@ -25,12 +24,10 @@ def test_the_two_commands_come_first():
 
 def test_every_make_target_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = {word for command in COMMANDS if command.startswith("make ") for word in command.split()[1:] if "=" not in word}
+    commands = [command for command in COMMANDS if command.startswith("make ")]
+    named = {word for command in commands for word in command.split()[1:] if "=" not in word}
     assert named
     assert named <= targets
-
-
-PARSERS = {"main.py": arguments.get_args_parser, "demo.py": demo.get_args_parser}
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"(python|torchrun) .*main\.py", c)])
@@ -52,7 +49,8 @@ def test_every_python_file_that_is_named_exists():
 
 
 def test_the_tree_names_what_is_there():
-    tree = next(block for block in re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL) if "student_code.py" in block)
+    blocks = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
+    tree = next(block for block in blocks if "student_code.py" in block)
     named = re.findall(r"[\w.]+\.(?:py|sh|toml|txt|md)\b", tree)
     assert len(named) > 20
     for name in named:
@@ -76,8 +74,8 @@ def test_the_demo_in_small(tmp_path):
                           cwd=CODE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{name}.png" for name in demo.PICTURES}
-    for part in ("clean images", "averaged with the mirror image", "attacked, 10 steps, epsilon 0.3", "tensorboard --logdir",
-                 "Guessing would get 10 %"):
+    for part in ("clean images", "averaged with the mirror image", "attacked, 10 steps, epsilon 0.3",
+                 "tensorboard --logdir", "Guessing would get 10 %"):
         assert part in done.stdout
     assert len(list((tmp_path / "logs").glob("exp_*"))) == 4
 
@@ -85,8 +83,7 @@ def test_the_demo_in_small(tmp_path):
 def test_the_demo_stops_with_the_step_that_fails(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("precious")
-    done = subprocess.run([sys.executable, "demo.py", "--data", str(tmp_path / "data"), "--logs", str(tmp_path / "logs")],
-                          cwd=CODE, capture_output=True, text=True)
+    flags = "--data", str(tmp_path / "data"), "--logs", str(tmp_path / "logs")
+    done = subprocess.run([sys.executable, "demo.py", *flags], cwd=CODE, capture_output=True, text=True)
     assert done.returncode == 2
     assert "is there and is not the demo data" in done.stderr
-    assert demo_data.SCENES

@@ -1,4 +1,4 @@
-"""Real photographs: MINIPLACES10 names a folder of ten MiniPlaces classes. Skipped, and said so, where there is none."""
+"""Real photographs: MINIPLACES10 names a folder of ten MiniPlaces classes. Skipped, and said so, without one."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from custom_dataloader import MiniPlacesLoader, open_split
 from student_code import get_train_transforms
 
 pytestmark = [pytest.mark.real,
-              pytest.mark.skipif("MINIPLACES10" not in os.environ, reason="MINIPLACES10 names no folder of real images")]
+              pytest.mark.skipif("MINIPLACES10" not in os.environ, reason="MINIPLACES10 names no folder")]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_the_normalised_images_have_mean_0_and_deviation_1(folder):
 
 @pytest.mark.parametrize(("model", "flags", "at_least"), [("simplenet", "--lr 0.05", 22), ("vit", "--lr 0.001", 25)])
 def test_a_network_learns_and_is_fooled(folder, drive, model, flags, at_least):
-    """Four epochs from scratch; guessing gets 10 %."""
+    """Five epochs from scratch; guessing gets 10 %."""
     trained = drive(folder, "--model", model, *flags.split(), *"--epochs 5 --warmup 1 -b 50 --amp auto".split())
     assert trained.code == 0, trained.out
     results = json.loads((trained.folder / "results.json").read_text())
