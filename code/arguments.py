@@ -108,6 +108,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         take_over(args)
     except BadInput as error:
         parser.error(str(error))
+    if problem := wrong_combination(args):  # once more: the checkpoint may have named the model
+        parser.error(problem)
     return args
 
 

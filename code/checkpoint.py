@@ -1,8 +1,11 @@
 """Checkpoints: written whole or not at all, read without running what is in them, of any year of the scaffold."""
 
+import argparse
 import os
 import pickle
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -68,3 +71,51 @@ def load_weights(model: nn.Module, weights: dict, path: str | os.PathLike) -> No
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
+
+
+# ------------------------------------------------------------------------------------- training's state
+
+FINISHED = "To train these weights further, begin a new schedule: --start-epoch 0 --epochs N --lr LR"
+
+
+@dataclass
+class State:
+    """What training changes beside the weights; with them, all that a checkpoint holds."""
+
+    optimizer: torch.optim.Optimizer
+    schedule: Callable[[int], float]
+    scaler: torch.amp.GradScaler
+    scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
+    epoch: int = 0  # epochs done
+    best_acc1: float = 0.0
+    history: list[dict] = field(default_factory=list)
+
+    def to_checkpoint(self, model_arch: str, model: nn.Module, settings: dict) -> dict:
+        return {"epoch": self.epoch, "model_arch": model_arch, "state_dict": model.state_dict(),
+                "best_acc1": self.best_acc1, "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(), "history": self.history,
+                "settings": settings}
+
+
+def resume(state: State, args: argparse.Namespace) -> None:
+    """Bring `state` back from the checkpoint `args.saved`; files of the stock scaffold have only parts of it.
+
+    Flags in `args` win over the checkpoint. Raises BadInput if the run has no epochs left to train.
+    """
+    saved = args.saved
+    state.epoch, state.best_acc1, state.history = saved["epoch"], saved["best_acc1"], saved.get("history", [])
+    if "optimizer" in saved:
+        state.optimizer.load_state_dict(saved["optimizer"])
+        for group in state.optimizer.param_groups:
+            group.update({name: getattr(args, name) for name in ("momentum", "weight_decay") if name in group})
+    state.scaler.load_state_dict(saved.get("scaler") or state.scaler.state_dict())
+    if schedules := saved.get("scheduler", {}).get("lr_lambdas"):
+        vars(state.schedule).update(schedules[0], steps_per_epoch=state.schedule.steps_per_epoch)
+    if state.epoch >= args.epochs:
+        raise BadInput(f"{args.resume}: this run has finished {state.epoch} epochs, and --epochs is {args.epochs}. "
+                       f"{FINISHED}")
+    if state.epoch >= state.schedule.epochs:
+        raise BadInput(f"{args.resume}: this run has finished its {state.epoch} epochs, and its learning rate is zero. "
+                       f"{FINISHED}")
+    if state.schedule.epochs != args.epochs:
+        state.schedule.retarget(state.epoch, args.epochs)

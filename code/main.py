@@ -3,14 +3,15 @@
 import argparse
 import sys
 import time
-from dataclasses import dataclass, field, replace
+import traceback
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import checkpoint
 import figures
@@ -73,10 +74,11 @@ class Run:
 def build(args: argparse.Namespace, rank: int, world: int) -> Run:
     """Data, then model, then the run folder: whatever can be wrong is said before the folder is made."""
     seed_everything(args.seed)
-    splits = ("train", "val") if args.mode == "train" else ("val",)
-    loaders = {split: build_loader(args, split, rank, world) for split in splits}
-    names = open_split(args.data, "val")[1]
-    example = next(iter(make_loader(loaders["val"].dataset.dataset, 2, workers=0)))[0]
+    loaders, names = {}, []
+    for split in ("train", "val") if args.mode == "train" else ("val",):
+        dataset, names = open_split(args.data, split, models.student_transforms(split))
+        loaders[split] = build_loader(args, split, dataset, rank, world)
+    example = dataset[0][0][None]  # (1, 3, H, W)
     model = build_model(args, len(names), example)
     layout = hardware.pick_memory_format(model, example, args.device)
     model.to(memory_format=layout)
@@ -86,8 +88,8 @@ def build(args: argparse.Namespace, rank: int, world: int) -> Run:
     return run
 
 
-def build_loader(args: argparse.Namespace, split: str, rank: int, world: int) -> DataLoader:
-    dataset, _ = open_split(args.data, split, models.student_transforms(split))
+def build_loader(args: argparse.Namespace, split: str, dataset: Dataset, rank: int, world: int) -> DataLoader:
+    """Batches of a split, after a look at every image file."""
     if isinstance(dataset, MiniPlacesLoader):
         dataset.check_images()
     if split == "train" and len(dataset) < args.batch_size:
@@ -100,12 +102,15 @@ def build_loader(args: argparse.Namespace, split: str, rank: int, world: int) ->
 
 
 def build_model(args: argparse.Namespace, num_classes: int, example: torch.Tensor) -> nn.Module:
-    """The network, with the weights of --resume, on the device; one image has gone through it."""
+    """The network, on the device, with the weights of --resume."""
     try:
         model = models.build(args.model, num_classes, tuple(example.shape[2:]), args.use_custom_conv,
                              pretrained=args.mode == "train" and not args.resume, weights=args.weights)
-    except ValueError as error:  # a size that the network does not allow; a ViT says so when it is made
-        raise BadInput(str(error)) from None
+    except ValueError as error:  # a size that the network does not allow
+        if isinstance(error, BadInput):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise BadInput(f"{args.model}: {error} ({Path(place.filename).name}:{place.lineno})") from None
     if args.saved:
         checkpoint.load_weights(model, args.saved["state_dict"], args.resume)
     return model.to(args.device)
@@ -126,73 +131,34 @@ def introduce(run: Run) -> None:
 # ------------------------------------------------------------------------------------------------ training
 
 
-@dataclass
-class State:
-    """What training changes beside the weights; a checkpoint holds all of it."""
-
-    optimizer: torch.optim.Optimizer
-    schedule: WarmupCosine
-    scaler: torch.amp.GradScaler
-    scheduler: LambdaLR | None = None
-    epoch: int = 0  # epochs done
-    best_acc1: float = 0.0
-    history: list[dict] = field(default_factory=list)
-
-    def to_checkpoint(self, run: Run) -> dict:
-        settings = {name: getattr(run.args, name) for name in KEPT}
-        return {"epoch": self.epoch, "model_arch": run.args.model, "state_dict": run.model.state_dict(),
-                "best_acc1": self.best_acc1, "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(), "history": self.history,
-                "settings": {**settings, "amp": run.machine.amp, "device": run.machine.device.type}}
-
-
 def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
     if args.model == "vit":
         return torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
     return torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
 
 
-def start(run: Run) -> State:
+def start(run: Run) -> checkpoint.State:
     """The state to train from: a new one, or that of --resume."""
     args, steps = run.args, len(run.loaders["train"])
-    state = State(make_optimizer(args, run.model), WarmupCosine(args.epochs, args.warmup, steps), run.machine.scaler(),
-                  epoch=args.start_epoch)
+    state = checkpoint.State(make_optimizer(args, run.model), WarmupCosine(args.epochs, args.warmup, steps),
+                             run.machine.scaler(), epoch=args.start_epoch)
     if args.goes_on:
-        resume(run, state)
-    if state.epoch >= args.epochs:
-        raise BadInput(f"{args.resume}: this run has finished {state.epoch} epochs, and --epochs is {args.epochs}. "
-                       f"{FINISHED}")
+        checkpoint.resume(state, args)
+        best = Path(args.resume).parent / checkpoint.BEST
+        if run.folder.active and best.exists():  # it may well stay the best
+            checkpoint.copy(best, run.folder.models / checkpoint.BEST)
+        if "optimizer" not in args.saved:
+            run.say(f"note: {args.resume} has no optimizer state; momentum starts from zero")
     for group in state.optimizer.param_groups:
         group["initial_lr"] = args.lr
     state.scheduler = LambdaLR(state.optimizer, state.schedule, last_epoch=state.epoch * steps - 1)
     return state
 
 
-FINISHED = "To train these weights further, begin a new schedule: --start-epoch 0 --epochs N --lr LR"
-
-
-def resume(run: Run, state: State) -> None:
-    """Bring the state back from the checkpoint; files of the stock scaffold have only parts of it."""
-    args, saved = run.args, run.args.saved
-    state.epoch, state.best_acc1, state.history = saved["epoch"], saved["best_acc1"], saved.get("history", [])
-    if "optimizer" in saved:
-        state.optimizer.load_state_dict(saved["optimizer"])
-        for group in state.optimizer.param_groups:  # a flag that was typed wins over the checkpoint
-            group.update({name: getattr(args, name) for name in ("momentum", "weight_decay") if name in group})
-    else:
-        run.say(f"note: {args.resume} has no optimizer state; momentum starts from zero")
-    state.scaler.load_state_dict(saved.get("scaler") or state.scaler.state_dict())
-    settings = (saved.get("scheduler", {}).get("lr_lambdas") or [None])[0]
-    if settings:
-        vars(state.schedule).update(settings, steps_per_epoch=len(run.loaders["train"]))
-    if state.schedule.epochs != args.epochs:
-        if state.epoch >= state.schedule.epochs:
-            raise BadInput(f"{args.resume}: this run has finished its {state.epoch} epochs, and its learning rate is "
-                           f"zero. {FINISHED}")
-        state.schedule.retarget(state.epoch, args.epochs)
-    best = Path(args.resume).parent / checkpoint.BEST
-    if run.folder.active and best.exists():  # it may well stay the best
-        checkpoint.copy(best, run.folder.models / checkpoint.BEST)
+def settings(run: Run) -> dict:
+    """What a resumed run takes over."""
+    kept = {name: getattr(run.args, name) for name in KEPT}
+    return {**kept, "amp": run.machine.amp, "device": run.machine.device.type}
 
 
 def train(run: Run) -> None:
@@ -213,7 +179,7 @@ def train(run: Run) -> None:
     finish(run, state, summary)
 
 
-def train_and_validate(run: Run, state: State, model: nn.Module) -> dict:
+def train_and_validate(run: Run, state: checkpoint.State, model: nn.Module) -> dict:
     """One more epoch. Returns its validation summary (see metrics.summarize)."""
     args, machine, epoch = run.args, run.machine, state.epoch
     began = time.perf_counter()
@@ -245,7 +211,7 @@ def train_and_validate(run: Run, state: State, model: nn.Module) -> dict:
                           "images_per_second": progress.images_per_second * machine.world})
     log_epoch(run.folder, state.history[-1])
     if machine.is_main:
-        checkpoint.save(run.folder.models, state.to_checkpoint(run), is_best)
+        checkpoint.save(run.folder.models, state.to_checkpoint(args.model, run.model, settings(run)), is_best)
     return summary
 
 
@@ -256,7 +222,7 @@ def log_epoch(folder: RunFolder, row: dict) -> None:
         "images_per_second": row["images_per_second"]})
 
 
-def finish(run: Run, state: State, summary: dict) -> None:
+def finish(run: Run, state: checkpoint.State, summary: dict) -> None:
     """Curves, the last epoch's confusion matrix and per-class accuracy, results.json, and where all of it lies."""
     folder = run.folder
     folder.json("results", {"mode": "train", "model": run.args.model, "best_top1": state.best_acc1,

@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 
@@ -31,6 +30,8 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
 
     The retrieval measure of document 000, section 2.2.5, with scikit-learn's step-wise area.
     """
+    from sklearn.metrics import average_precision_score  # here: its import takes a second, which --help need not wait
+
     present = labels.unique()
     truth = F.one_hot(labels, scores.shape[1])[:, present].numpy()
     with warnings.catch_warnings():  # scikit-learn warns where a sample has none of the classes: impossible here
