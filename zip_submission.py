@@ -16,15 +16,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 FOLDERS = ("code", "writeup", "results")
-LEFT_OUT_FOLDERS = ("__pycache__", ".*", "logs", "models", "data", "runs", "venv", "wandb", "node_modules")
+LEFT_OUT_FOLDERS = ("__pycache__", ".*", "logs", "venv", "wandb", "node_modules")
+LEFT_OUT_UNLESS_CODE = ("models", "data", "runs")  # a Python package may well be called that
 LEFT_OUT_FILES = ("*.pyc", "*.pth", "*.pth.tar", "*.pt", "*.ckpt", "*.safetensors", "*.npy", "*.npz", "*.zip", "*.tar",
                   "*.tar.gz", "*.tgz", "*.part", "events.out.tfevents.*", ".*")
-ABSOLUTE_PATH = re.compile(r"""["'](/(home|Users|root|mnt|media|content|tmp|scratch|srv|opt|usr|var|workspace)/"""
-                           r"""|~/|[A-Za-z]:\\\\?\w)""")
+# A string that begins with /name/, ~/ or C:\\. MiniPlaces' own categories (/a/abbey) have one letter there.
+ABSOLUTE_PATH = re.compile(r"""["'](/\w\w+/|/u/|~/|[A-Za-z]:[\\/])""")
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def not_handed_in(folder: Path) -> bool:
+    """Whether a folder stays out as a whole: caches, logs, links; data and models, unless there is code in them."""
+    return (matches(folder.name, LEFT_OUT_FOLDERS) or folder.is_symlink()
+            or (folder.name in LEFT_OUT_UNLESS_CODE and not any(folder.rglob("*.py"))))
 
 
 def collect(root: Path, max_bytes: int) -> tuple[list[Path], list[str]]:
@@ -34,7 +41,7 @@ def collect(root: Path, max_bytes: int) -> tuple[list[Path], list[str]]:
         for parent, folders, files in os.walk(root / folder):
             here = Path(parent)
             for name in sorted(folders):
-                if matches(name, LEFT_OUT_FOLDERS) or (here / name).is_symlink():
+                if not_handed_in(here / name):
                     left.append(f"{(here / name).relative_to(root)}/ (not part of a hand-in)")
                     folders.remove(name)
             for path in sorted(here / name for name in files):

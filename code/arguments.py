@@ -19,8 +19,8 @@ def number(kind: type, low: float, high: float = math.inf, above: bool = False):
 
     def convert(text: str):
         value = kind(text)
-        if not (math.isfinite(value) and (low < value if above else low <= value) and value <= high):
-            raise argparse.ArgumentTypeError(f"{text} is not {'above' if above else 'at least'} {low}"
+        if not ((low < value if above else low <= value) and value <= high and value != math.inf):
+            raise argparse.ArgumentTypeError(f"{text} is no finite number {'above' if above else 'of at least'} {low}"
                                              + (f" and at most {high}" if high < math.inf else ""))
         return value
 
@@ -31,7 +31,8 @@ def number(kind: type, low: float, high: float = math.inf, above: bool = False):
 def get_args_parser() -> argparse.ArgumentParser:
     """The flags of the sheet, and ours: --model --seed --amp --weights --logs, and the attack's three."""
     parser = argparse.ArgumentParser(
-        prog="main.py", description="Train, evaluate (-e) or attack (-a) an image classifier.")
+        prog="main.py", usage="python main.py DIR [flags]   (--help lists them)",
+        description="Train, evaluate (-e) or attack (-a) an image classifier.")
     add = parser.add_argument
     add("data", metavar="DIR", help="folder with train.txt, val.txt and images/ (MiniPlaces' layout), or with "
         "torchvision's MNIST, CIFAR-10 or Oxford-IIIT Pet")
@@ -67,7 +68,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                      help="weight decay (default: 1e-4)")
     how.add_argument("--clip-grad", default=1.0, type=number(float, 0, above=True), metavar="G", help="bound on the "
                      "gradient's norm: for the ViT always, for others if given (default: 1.0)")
-    how.add_argument("--seed", default=0, type=number(int, 0), metavar="N", help="of everything random (default: 0)")
+    how.add_argument("--seed", default=0, type=number(int, 0, 2**63), metavar="N",
+                     help="of everything random (default: 0)")
 
     attack = parser.add_argument_group("attack (with -a; default: as student_code.py sets them)")
     attack.add_argument("--num-steps", type=number(int, 1), metavar="N", help="steps (10)")
@@ -98,9 +100,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = get_args_parser()
     args = parser.parse_args(argv)
     args.given = flags_given(argv)
+    args.mode = "evaluate" if args.evaluate else "attack" if args.attack else "train"
     if problem := wrong_combination(args):
         parser.error(problem)
-    args.mode = "evaluate" if args.evaluate else "attack" if args.attack else "train"
     try:
         args.device = hardware.pick_device(args.gpu, args.use_mps)
         args.amp_training = hardware.pick_amp(args.amp, args.device) if args.mode == "train" else args.amp
@@ -117,13 +119,21 @@ def take_over(args: argparse.Namespace) -> None:
     """Fill in what was not typed from the checkpoint of --resume: the model, and the settings of a run that goes on."""
     saved = args.saved or {}
     args.goes_on = bool(saved) and args.mode == "train" and "start_epoch" not in args.given
-    settings = saved.get("settings", {})
-    kept = KEPT if args.goes_on else ("use_custom_conv",)
-    for name in set(kept) & set(settings) - args.given:
+    args.model = args.model or (models.name_of(saved) if saved else models.default_model_name())
+    if args.model != "vit" and "clip_grad" not in args.given:
+        args.clip_grad = None
+    settings = saved.get("settings") or stock_settings(saved)
+    for name in set(KEPT if args.goes_on else ("use_custom_conv",)) & (set(settings) - args.given):
         setattr(args, name, settings[name])
     if args.goes_on and args.amp == "auto" and settings.get("device") == args.device.type:
         args.amp_training = settings["amp"]
-    args.model = args.model or (models.name_of(saved["model_arch"]) if saved else models.default_model_name())
+
+
+def stock_settings(saved: dict) -> dict:
+    """What a checkpoint of the stock scaffold tells of its run: what stands in the optimizer's state."""
+    groups = (saved.get("optimizer") or {}).get("param_groups") or [{}]
+    names = {"initial_lr": "lr", "momentum": "momentum", "weight_decay": "weight_decay"}
+    return {ours: groups[0][theirs] for theirs, ours in names.items() if theirs in groups[0]}
 
 
 def flags_given(argv: list[str] | None) -> set[str]:
@@ -162,6 +172,8 @@ def wrong_combination(args: argparse.Namespace) -> str | None:
         return f"--{stray[0].replace('_', '-')} goes with -a"
     if args.model == "vit" and "momentum" in args.given:
         return "--momentum is SGD's; the ViT trains with AdamW"
-    if args.resume is None and args.start_epoch >= args.epochs:
+    if args.resume and args.mode == "train" and "warmup" in args.given and "start_epoch" not in args.given:
+        return "--warmup belongs to the beginning of a run, and a resumed one keeps its own; see --start-epoch"
+    if args.start_epoch >= args.epochs:
         return f"--start-epoch {args.start_epoch} leaves none of --epochs {args.epochs}"
     return None

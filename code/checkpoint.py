@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,9 +49,11 @@ def read(path: str | os.PathLike, advice: str):
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f"{path}: cannot be read as saved tensors ({reason[:120]}). {advice}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # foreign bytes end in a dozen kinds of errors, which all mean the same
+        raise BadInput(f"{path}: cannot be read: damaged, cut off, or not a file of tensors and plain values alone "
+                       f"(others are never loaded; torch says {type(error).__name__}). {advice}") from None
 
 
 def load_weights(model: nn.Module, weights: dict, path: str | os.PathLike) -> None:
@@ -105,12 +106,16 @@ def resume(state: State, args: argparse.Namespace) -> None:
     saved = args.saved
     state.epoch, state.best_acc1, state.history = saved["epoch"], saved["best_acc1"], saved.get("history", [])
     if "optimizer" in saved:
-        state.optimizer.load_state_dict(saved["optimizer"])
+        try:
+            state.optimizer.load_state_dict(saved["optimizer"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{args.resume}: its optimizer state does not fit {args.model} ({error}). To train these "
+                           "weights, begin a new schedule: --start-epoch 0") from None
         for group in state.optimizer.param_groups:
             group.update({name: getattr(args, name) for name in ("momentum", "weight_decay") if name in group})
     state.scaler.load_state_dict(saved.get("scaler") or state.scaler.state_dict())
-    if schedules := saved.get("scheduler", {}).get("lr_lambdas"):
-        vars(state.schedule).update(schedules[0], steps_per_epoch=state.schedule.steps_per_epoch)
+    schedules = (saved.get("scheduler") or {}).get("lr_lambdas") or [None]  # the stock scaffold's say nothing of use
+    vars(state.schedule).update(schedules[0] or {}, steps_per_epoch=state.schedule.steps_per_epoch)
     if state.epoch >= args.epochs:
         raise BadInput(f"{args.resume}: this run has finished {state.epoch} epochs, and --epochs is {args.epochs}. "
                        f"{FINISHED}")

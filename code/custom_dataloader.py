@@ -97,7 +97,10 @@ class ArrayImages(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int):
-        image, label = self.dataset[index]
+        try:
+            image, label = self.dataset[index]
+        except OSError as error:  # PIL's for what is missing or no image
+            raise BadInput(f"{type(self.dataset).__name__} in {self.dataset.root}: image {index}: {error}") from None
         image = np.asarray(image.convert("RGB"))
         return (self.transforms(image) if self.transforms else image), label
 
@@ -121,8 +124,8 @@ def open_split(folder: str | os.PathLike, split: str, transforms: Callable | Non
         raise BadInput(f"{folder}: there is no such folder. For the demo data run 'python demo_data.py {folder}', "
                        "for MiniPlaces 'sh ../download_dataset.sh'")
     if any((folder / name).exists() for name in ("train.txt", "val.txt")):
-        dataset = MiniPlacesLoader(folder, num_classes=None, split=split, transforms=transforms)
-        return dataset, class_names(folder)
+        names = class_names(folder)
+        return MiniPlacesLoader(folder, num_classes=len(names), split=split, transforms=transforms), names
     for marker, (kind, *arguments) in TORCHVISION.items():
         for root in (folder, *list(folder.resolve().parents)[: marker.count("/") + 1]):
             if (root / marker).is_dir() and (root / marker).resolve().is_relative_to(folder.resolve()):
@@ -139,23 +142,22 @@ def _open_torchvision(kind: type, root: Path, arguments: dict) -> Dataset:
         raise BadInput(f"{root}: {kind.__name__} is there but not whole: {error}") from None
 
 
+MOST_CLASSES = 100_000  # a larger label is a slip, and would ask for a network that fits into no memory
+
+
 def class_names(folder: Path) -> list[str]:
     """The names of the classes 0, 1, ... of a folder in MiniPlaces' layout.
 
-    From categories.txt (lines `/a/abbey 0`) where it is, else from the paths of the training images, else the
-    numbers. There are at least as many as the largest label needs.
+    From categories.txt (lines `/a/abbey 0`) where it is, else from the folders of the training images, else
+    the numbers. What this file does not name is no class: other labels are errors.
     """
+    files = [folder / f"{stem}.txt" for stem in ("categories", "train", "val")]
+    source = next(file for file in files if file.exists())
     names: dict[int, str] = {}
-    if (folder / "categories.txt").exists():
-        names = {label: name for name, label, _ in read_labels(folder / "categories.txt")}
-    count = len(names)
-    for split in ("train", "val"):
-        if (folder / f"{split}.txt").exists():
-            for path, label, _ in read_labels(folder / f"{split}.txt"):
-                count = max(count, label + 1)
-                if split == "train" and "/" in path:
-                    names.setdefault(label, path.rpartition("/")[0].removeprefix("train"))
-    return [short_name(names.get(label, str(label))) for label in range(count)]
+    for path, label, _ in read_labels(source, MOST_CLASSES):
+        place = path if source.stem == "categories" else path.rpartition("/")[0].removeprefix("train")
+        names.setdefault(label, short_name(place if source.stem != "val" else "") or str(label))
+    return [names.get(label, str(label)) for label in range(max(names) + 1)]
 
 
 def short_name(category: str) -> str:
@@ -175,17 +177,19 @@ class Shuffle(Sampler):
     """
 
     def __init__(self, length: int, seed: int = 0, shuffle: bool = True, rank: int = 0, world: int = 1):
-        self.length, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
+        # In training every process has to take the same number of steps, or the others wait for ever.
+        self.length = length // world * world if shuffle else length
+        self.images, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
         self.epoch = 0
 
     def __len__(self) -> int:
         return len(range(self.rank, self.length, self.world))
 
     def __iter__(self):
-        order = range(self.length)
+        order = range(self.images)
         if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist()
-        return ((self.epoch, index) for index in order[self.rank :: self.world])
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images).tolist()
+        return ((self.epoch, index) for index in order[self.rank : self.length : self.world])
 
 
 class Repeatable(Dataset):

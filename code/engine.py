@@ -1,7 +1,7 @@
 """The two loops, and the learning rate that goes with them. Knows no model, no data set and no checkpoint."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +34,15 @@ class WarmupCosine:
         return self.peak * 0.5 * (1 + math.cos(math.pi * (epoch - self.start) / (self.epochs - self.start)))
 
     def retarget(self, epoch: int, epochs: int) -> None:
-        """From `epoch` on, fall from the rate there to zero at `epochs`: a changed length never lets the rate climb."""
-        if epoch >= self.warmup:
-            self.peak, self.start = self(epoch * self.steps_per_epoch), epoch
+        """From `epoch` on, fall from the rate there to zero at `epochs`: a changed length never lets the rate climb.
+
+        Still in warm-up, that ends as it would have, but at half of the new length at the latest.
+        """
+        if epoch < min(self.warmup, epochs / 2):
+            self.warmup = self.start = min(self.warmup, epochs / 2)
+        else:
+            self.peak = self(epoch * self.steps_per_epoch)
+            self.start, self.warmup = epoch, min(self.warmup, epoch)
         self.epochs = epochs
 
 
@@ -88,7 +94,7 @@ def mirrored(images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, progress: Iterable, hardware: Hardware, views: dict[str, View] | None = None,
+def evaluate(model: nn.Module, progress: Progress, hardware: Hardware, views: dict[str, View] | None = None,
              on_batch: Callable[..., None] | None = None) -> tuple[dict[str, Tensor], Tensor]:
     """Run the model, in evaluation mode, over one or several views of each image.
 
@@ -96,6 +102,7 @@ def evaluate(model: nn.Module, progress: Iterable, hardware: Hardware, views: di
 
     A view changes a batch of images: `mirrored`, an attack, ...; by default there is one, the image as it is.
     `on_batch(batch, {view: images}, {view: logits}, labels)` sees everything as it goes by.
+    Raises BadInput if an output is not a finite number.
     """
     views = views or {"image": identity}
     logits: dict[str, list[Tensor]] = {name: [] for name in views}
@@ -103,7 +110,8 @@ def evaluate(model: nn.Module, progress: Iterable, hardware: Hardware, views: di
     model.eval()
     for batch, (images, labels) in enumerate(progress):
         images, labels = hardware.images(images), hardware.labels(labels)
-        seen = {name: view(images) for name, view in views.items()}
+        with torch.enable_grad():  # a student's attack expects to find gradients switched on
+            seen = {name: view(images).detach() for name, view in views.items()}
         with hardware.autocast():
             out = {name: model(seen[name]).float() for name in views}
         for name in views:
@@ -114,4 +122,9 @@ def evaluate(model: nn.Module, progress: Iterable, hardware: Hardware, views: di
             on_batch(batch, seen, out, labels)
     rows = {name: torch.cat(parts) for name, parts in logits.items()}
     gathered = hardware.gather({**rows, "labels": torch.cat(truth)})
-    return gathered, gathered.pop("labels")
+    truth = gathered.pop("labels")
+    for name, values in gathered.items():
+        if not values.isfinite().all():
+            raise BadInput(f"{progress.title}: the model's outputs ({name}) are not all finite numbers: its training "
+                           "has diverged. Take a smaller --lr or a longer --warmup")
+    return gathered, truth

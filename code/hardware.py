@@ -60,6 +60,12 @@ class Hardware:
         dist.all_reduce(tensor)
         return dict(zip(values, (tensor / self.world).tolist()))
 
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's BatchNorm statistics: those that the checkpoint gets."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
         several = f", {self.world} processes" if self.world > 1 else ""
@@ -76,15 +82,22 @@ def pick_device(gpu: int | None = None, use_mps: bool = False) -> torch.device:
         if not torch.backends.mps.is_available():
             raise BadInput("--use-mps: this machine, or this build of torch, has no Apple MPS device")
         return torch.device("mps")
+    local, world = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    count = torch.cuda.device_count()
     if gpu is not None and gpu >= 0:
-        count = torch.cuda.device_count()
+        if world > 1:
+            raise BadInput(f"--gpu {gpu}: under torchrun each process has a GPU of its own; leave --gpu out, or give "
+                           "--gpu -1 for the CPU")
         if gpu >= count:
             there = f"has CUDA GPUs 0..{count - 1}" if count else "has no CUDA GPU that torch can use"
             raise BadInput(f"--gpu {gpu}: this machine {there}; leave --gpu out for the best device there is, "
                            "or give --gpu -1 for the CPU")
         return torch.device("cuda", gpu)
     if gpu is None and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if local >= count:
+            raise BadInput(f"torchrun started more processes on this machine than its {count} GPUs; take "
+                           f"--nproc-per-node={count}")
+        return torch.device("cuda", local)
     if gpu is None and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")

@@ -33,8 +33,10 @@ def main(argv: list[str] | None = None) -> None:
         with hardware.processes(args.device) as (rank, world):
             run = build(args, rank, world)
             job = {"train": train, "evaluate": evaluate_model, "attack": attack_model}[args.mode]
-            job(run)
-            run.folder.close()
+            try:
+                job(run)
+            finally:
+                run.folder.close()
     except BadInput as error:
         sys.exit(f"main.py: error: {first_hand(error)}")
 
@@ -56,7 +58,8 @@ class Run:
     model: nn.Module
     names: list[str]
     loaders: dict[str, DataLoader]
-    folder: RunFolder
+    state: checkpoint.State | None = None  # of training
+    folder: RunFolder | None = None
 
     @property
     def exact(self) -> hardware.Hardware:
@@ -83,7 +86,10 @@ def build(args: argparse.Namespace, rank: int, world: int) -> Run:
     layout = hardware.pick_memory_format(model, example, args.device)
     model.to(memory_format=layout)
     machine = hardware.Hardware(args.device, args.amp_training, layout, rank, world)
-    run = Run(args, machine, model, names, loaders, RunFolder(args.logs, machine.is_main))
+    run = Run(args, machine, model, names, loaders)
+    if args.mode == "train":
+        run.state = start(run)
+    run.folder = RunFolder(args.logs, machine.is_main)
     introduce(run)
     return run
 
@@ -96,7 +102,9 @@ def build_loader(args: argparse.Namespace, split: str, dataset: Dataset, rank: i
         raise BadInput(f"--batch-size {args.batch_size} is larger than the training split of {args.data}, which has "
                        f"{len(dataset)} images; take {len(dataset)} or less")
     if args.batch_size % world:
-        raise BadInput(f"--batch-size {args.batch_size} cannot be shared by {world} processes")
+        raise BadInput(f"--batch-size {args.batch_size} cannot be shared evenly by {world} processes")
+    if len(dataset) < world:
+        raise BadInput(f"{args.data}: {len(dataset)} images in {split} are too few for {world} processes")
     return make_loader(dataset, args.batch_size // world, workers=min(args.workers, hardware.cores()), seed=args.seed,
                        train=split == "train", rank=rank, world=world, pin_memory=args.device.type == "cuda")
 
@@ -144,9 +152,6 @@ def start(run: Run) -> checkpoint.State:
                              run.machine.scaler(), epoch=args.start_epoch)
     if args.goes_on:
         checkpoint.resume(state, args)
-        best = Path(args.resume).parent / checkpoint.BEST
-        if run.folder.active and best.exists():  # it may well stay the best
-            checkpoint.copy(best, run.folder.models / checkpoint.BEST)
         if "optimizer" not in args.saved:
             run.say(f"note: {args.resume} has no optimizer state; momentum starts from zero")
     for group in state.optimizer.param_groups:
@@ -163,25 +168,27 @@ def settings(run: Run) -> dict:
 
 def train(run: Run) -> None:
     """Train to --epochs; validate, report and save after each."""
-    state = start(run)
-    run.folder.json("settings", {key: str(value) for key, value in vars(run.args).items() if key != "saved"})
-    model = run.model
+    args, state, folder, model = run.args, run.state, run.folder, run.model
+    folder.json("settings", {key: str(value) for key, value in vars(args).items() if key != "saved"})
+    if args.goes_on and folder.active and (best := Path(args.resume).parent / checkpoint.BEST).exists():
+        checkpoint.copy(best, folder.models / checkpoint.BEST)  # it may well stay the best
     if run.machine.world > 1:
         model = DistributedDataParallel(model, [run.machine.device] if run.machine.device.type == "cuda" else None)
     try:
-        while state.epoch < run.args.epochs:
-            summary = train_and_validate(run, state, model)
+        while state.epoch < args.epochs:
+            summary = train_and_validate(run, model)
     except KeyboardInterrupt:
-        saved = run.folder.active and (run.folder.models / checkpoint.LAST)
-        run.say(f"\nstopped after {state.epoch} whole epochs; " + (f"to go on: python main.py {run.args.data} --resume "
-                f"{saved}" if state.history and saved.exists() else "nothing was saved yet"))
+        if folder.active:
+            last = folder.path / "models" / checkpoint.LAST
+            go_on = f"to go on: python main.py {args.data} --resume {last}"
+            print(f"\nstopped after {state.epoch} whole epochs; {go_on if last.exists() else 'nothing is saved yet'}")
         sys.exit(130)
-    finish(run, state, summary)
+    finish(run, summary)
 
 
-def train_and_validate(run: Run, state: checkpoint.State, model: nn.Module) -> dict:
+def train_and_validate(run: Run, model: nn.Module) -> dict:
     """One more epoch. Returns its validation summary (see metrics.summarize)."""
-    args, machine, epoch = run.args, run.machine, state.epoch
+    args, machine, state, epoch = run.args, run.machine, run.state, run.state.epoch
     began = time.perf_counter()
     loader = run.loaders["train"]
     seed_everything(args.seed, epoch, machine.rank)  # a resumed run stands where it would have stood
@@ -192,14 +199,14 @@ def train_and_validate(run: Run, state: checkpoint.State, model: nn.Module) -> d
 
     title = f"epoch {epoch + 1}/{args.epochs}"
     progress = run.progress(f"{title} train", "train")
-    clip_grad = args.clip_grad if args.model == "vit" or "clip_grad" in args.given else None
     trained = train_one_epoch(model, nn.CrossEntropyLoss(), state.optimizer, state.scheduler, progress, machine,
-                              state.scaler, clip_grad, log)
+                              state.scaler, args.clip_grad, log)
     run.say(f"{title} train  {describe(trained)} | {progress.speed()}, {clock(progress.elapsed)}")
 
+    machine.share_buffers(run.model)
     logits, labels = evaluate(run.model, run.progress(f"{title} val", "val"), run.exact)
     summary = summarize(logits["image"], labels)
-    is_best = summary["top1"] > state.best_acc1 or not state.history
+    is_best = summary["top1"] > state.best_acc1 or (epoch == args.start_epoch and not args.goes_on)
     state.epoch, state.best_acc1 = epoch + 1, max(state.best_acc1, summary["top1"])
     validated = {name: summary[name] for name in ("loss", "top1", "top5")}
     seconds = time.perf_counter() - began
@@ -210,6 +217,7 @@ def train_and_validate(run: Run, state: checkpoint.State, model: nn.Module) -> d
                           "val": validated, "seconds": seconds, "data_wait": progress.data_wait,
                           "images_per_second": progress.images_per_second * machine.world})
     log_epoch(run.folder, state.history[-1])
+    run.folder.flush()
     if machine.is_main:
         checkpoint.save(run.folder.models, state.to_checkpoint(args.model, run.model, settings(run)), is_best)
     return summary
@@ -222,16 +230,15 @@ def log_epoch(folder: RunFolder, row: dict) -> None:
         "images_per_second": row["images_per_second"]})
 
 
-def finish(run: Run, state: checkpoint.State, summary: dict) -> None:
+def finish(run: Run, summary: dict) -> None:
     """Curves, the last epoch's confusion matrix and per-class accuracy, results.json, and where all of it lies."""
-    folder = run.folder
+    folder, state = run.folder, run.state
     folder.json("results", {"mode": "train", "model": run.args.model, "best_top1": state.best_acc1,
                             "history": state.history, "classes": run.names, "last": summary})
     folder.figure("curves", figures.curves(state.history, f"{run.args.model} on {Path(run.args.data).name}"))
     folder.class_report(summary, run.names)
     if folder.active:
-        best = max(state.history, key=lambda row: row["val"]["top1"])
-        run.say(f"best top-1 {state.best_acc1:.2f} % (epoch {best['epoch']}): {folder.models / checkpoint.BEST}\n"
+        run.say(f"best top-1 {state.best_acc1:.2f} %: {folder.models / checkpoint.BEST}\n"
                 f"curves: {folder.path / 'curves.png'}\nTensorBoard: tensorboard --logdir {folder.path}")
 
 

@@ -16,7 +16,7 @@ from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput
 
 # Name of --model -> name in student_code.
 STUDENT_MODELS = {"simplenet": "SimpleNet", "adv-simplenet": "AdvSimpleNet", "customnet": "CustomNet",
-                  "msn": "MultiScaleNet", "vit": "default_vit_model"}
+                  "msn": "MultiScaleNet", "vit": "default_vit_model", "default-cnn": "default_cnn_model"}
 MODEL_NAMES = (*STUDENT_MODELS, "resnet18")
 RESNET18_FILE = Path(ResNet18_Weights.DEFAULT.url).name
 
@@ -30,30 +30,30 @@ def from_student(name: str):
 
 
 def default_model_name() -> str:
-    """What `default_cnn_model` is called: one of MODEL_NAMES, or the name of the student's class."""
+    """The name of what `default_cnn_model` is; "default-cnn" for a network of the student's own."""
     chosen = from_student("default_cnn_model")
-    return next((name for name, student in STUDENT_MODELS.items() if getattr(student_code, student, None) is chosen),
-                chosen.__name__.lower())
+    return next(name for name, student in STUDENT_MODELS.items() if getattr(student_code, student, None) is chosen)
 
 
-def name_of(model_arch: str) -> str:
-    """The model of a checkpoint: its own name, or what the stock scaffold's names mean."""
-    if model_arch in MODEL_NAMES:
-        return model_arch
-    lower = model_arch.lower()
-    return "resnet18" if "resnet" in lower else "vit" if "vit" in lower else default_model_name()
+def name_of(saved: dict) -> str:
+    """The model of a checkpoint. The stock scaffold calls all networks "simplenet": its files tell by their tensors."""
+    if "settings" in saved and saved["model_arch"] in MODEL_NAMES:
+        return saved["model_arch"]
+    if "pos_embed" in saved["state_dict"]:
+        return "vit"
+    return "resnet18" if "layer4.1.bn2.running_var" in saved["state_dict"] else default_model_name()
 
 
 def build(name: str, num_classes: int, image_size: tuple[int, int], custom_conv: bool = False,
           pretrained: bool = False, weights: str | None = None) -> nn.Module:
-    """Make the network `name`, one of MODEL_NAMES or `default_model_name()`.
+    """Make the network `name`, one of MODEL_NAMES.
 
     `custom_conv` builds it from the student's convolution. `pretrained` starts a resnet18 from ImageNet, from
     the file `weights` if given, else from torchvision's download. Raises BadInput if something is missing.
     """
     if name == "resnet18":
         return build_resnet18(num_classes, pretrained, weights)
-    make = from_student(STUDENT_MODELS.get(name, "default_cnn_model"))
+    make = from_student(STUDENT_MODELS[name])
     if name == "vit":
         return make(**accepted(make, img_size=image_size[0] if len(set(image_size)) == 1 else image_size,
                                num_classes=num_classes))

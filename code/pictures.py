@@ -33,14 +33,20 @@ class Pictures:
         self.folder.image("Org_Image", image_grid(original), batch)
         if "adversarial" in seen:
             self.folder.image("Adv_Image", image_grid(seen["adversarial"][:GRID]), batch)
-        saliency = self.explain(self.model, original) if self.explain else None
+        saliency = self._saliency(original)
         if saliency is not None:
             self.folder.image("Image_Atten", self.overlay(original, vis_output=saliency), batch)
         if batch == 0:
             self._close_up(seen, logits, labels, saliency)
 
+    def _saliency(self, images: Tensor) -> Tensor | None:
+        if self.explain is None:
+            return None
+        with torch.enable_grad():  # a student's explanation expects to find gradients switched on
+            return self.explain(self.model, images).detach()
+
     def _close_up(self, seen: dict, logits: dict, labels: Tensor, saliency: Tensor | None) -> None:
-        some = spread(labels, CLOSE_UP)
+        some = spread(labels[:GRID], CLOSE_UP)
         images, truth = seen["image"][some], [self.names[i] for i in labels[some]]
         captions = [f"true: {name}\n{guess}" for name, guess in zip(truth, self._captions(logits["image"][some]))]
         if "adversarial" in seen:

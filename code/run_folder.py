@@ -17,8 +17,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import save_image as save_tensor
 
 import figures
-from utils import writing
+from utils import BadInput, writing
 
+# One event file a run holds both curves as data/top1_accuracy/train and /val: `add_scalars`, as the stock scaffold
+# uses it, would make a folder and a file for each. The layout draws them into one chart, under "Custom scalars".
 LAYOUT = {"accuracy": {f"top-{k}": ["Multiline", [f"data/top{k}_accuracy/train", f"data/top{k}_accuracy/val"]]
                        for k in (1, 5)}}
 
@@ -47,6 +49,8 @@ class RunFolder:
                 return path
             except FileExistsError:
                 continue
+            except OSError as error:
+                raise BadInput(f"--logs {logs}: no folder can be made there ({error.strerror})") from None
         raise FileExistsError(f"{logs / stamp}: a hundred runs began in this second")
 
     @property
@@ -60,6 +64,10 @@ class RunFolder:
         if self.active:
             for name, value in values.items():
                 self.writer.add_scalar(f"data/{name}", value, step)
+
+    def flush(self) -> None:
+        if self.active:
+            self.writer.flush()
 
     def image(self, tag: str, image: Tensor, step: int = 0) -> None:
         """A 3,H,W image in [0, 1]: TensorBoard's Image/TAG at `step`, and images/TAG_STEP.png."""

@@ -55,7 +55,9 @@ def _image_flaw(data: bytes) -> str | None:
     if not data:
         return "the file is empty"
     if data[:2] == b"\xff\xd8":
-        return None if b"\xff\xd9" in data[-1024:] else "the JPEG is cut off (no end marker)"
+        # The first 64 kB may hold a thumbnail with an end of its own; behind the last end a phone may append things.
+        end = data.rfind(b"\xff\xd9")
+        return None if end >= min(len(data) - 1024, 2**16) and end > 0 else "the JPEG is cut off (no end marker)"
     if data[:4] in (b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*") or data[:2] == b"BM":
         return None
     return "not an image file (no JPEG, PNG, WebP, GIF, TIFF or BMP header)"

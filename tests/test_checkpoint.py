@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import checkpoint
-from models import name_of
-from student_code import SimpleNet
+from models import name_of, resnet18
+from student_code import SimpleNet, SimpleViT
 from utils import BadInput
 
 
@@ -61,11 +61,22 @@ def test_stock_checkpoints_of_every_year(tmp_path, year):
     checkpoint.load_weights(SimpleNet(), loaded["state_dict"], path)
 
 
-def test_names_of_stock_models():
-    assert name_of("simplenet") == "simplenet"
-    assert name_of("pretrained-resnet18") == "resnet18"
-    assert name_of("SimpleViT") == "vit"
-    assert name_of("") == "simplenet"
+def test_stock_files_tell_their_model_by_their_tensors():
+    """They say "simplenet" whatever the network was."""
+    for make, name in ((SimpleNet, "simplenet"), (resnet18, "resnet18"), (lambda: SimpleViT(32), "vit")):
+        assert name_of({"model_arch": "simplenet", "state_dict": make().state_dict()}) == name
+    assert name_of({"model_arch": "msn", "state_dict": {}, "settings": {}}) == "msn"
+
+
+def test_a_damaged_file_of_the_format_before_2020(tmp_path):
+    path = tmp_path / "old.pth.tar"
+    torch.save({"state_dict": {"w": torch.zeros(3)}}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    assert checkpoint.load(path)["state_dict"]["w"].shape == (3,)
+    for cut in range(1, len(whole) - 40, 7):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(BadInput, match="cannot be read"):
+            checkpoint.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])

@@ -76,10 +76,11 @@ def test_every_spelling_of_the_sheet():
     ("--model msn --use-vit", "exclude each other"), ("--model lenet", "no such model; take one of simplenet"),
     ("--use-vit --use-custom-conv", "does not go with vit"), ("--use-vit --momentum 0.5", "AdamW"),
     ("--weights f", "--weights goes with --model resnet18"), ("--use-mps --gpu 0", "exclude each other"),
-    ("--num-steps 5", "--num-steps goes with -a"), ("--epochs 0", "0 is not at least 1"),
-    ("--lr nan", "nan is not above 0"), ("--lr inf", "inf is not above 0"), ("--lr=-1", "-1 is not above 0"),
-    ("--momentum 1.5", "at most 1"), ("-b 0", "0 is not at least 1"), ("--epochs two", "invalid whole number value"),
-    ("--amp int8", "invalid choice"), ("--resume /nowhere/x.pth.tar", "/nowhere/x.pth.tar: there is no such file"),
+    ("--num-steps 5", "--num-steps goes with -a"), ("--epochs 0", "0 is no finite number of at least 1"),
+    ("--lr nan", "nan is no finite number above 0"), ("--lr inf", "inf is no finite number above 0"),
+    ("--lr=-1", "-1 is no finite number above 0"), ("--momentum 1.5", "at most 1"), ("-b 0", "of at least 1"),
+    ("--epochs two", "invalid whole number value"), ("--amp int8", "invalid choice"),
+    ("--resume /nowhere/x.pth.tar", "/nowhere/x.pth.tar: there is no such file"),
     ("--start-epoch 5 --epochs 3", "leaves none of --epochs 3"), ("--amp fp16", "needs a CUDA GPU"),
     ("--gpu 7", "--gpu 7: this machine has")])
 def test_wrong_flags_end_in_a_sentence(drive, scenes, flags, sentence):
@@ -220,9 +221,24 @@ def test_a_stock_checkpoint_evaluates_and_attacks(drive, scenes, tmp_path):
     torch.save(state, tmp_path / "model_best.pth.tar")
     for job in ("-e", "-a"):
         assert drive(scenes, job, "--resume", tmp_path / "model_best.pth.tar").code == 0
+    assert drive(scenes, "--model", "simplenet", "-e", "--resume", tmp_path / "model_best.pth.tar").code == 0
     more = drive(scenes, "--resume", tmp_path / "model_best.pth.tar", "--epochs", 61, "-b", 8)
     assert "has no optimizer state" in more.out
     assert load(more.folder / "models" / checkpoint.LAST)["epoch"] == 61
+
+
+@pytest.mark.parametrize("class_name", ["MyResNet", "ViTLikeNet", "MyNet"])
+def test_a_students_own_default_network(drive, scenes, monkeypatch, class_name):
+    """Its name must not matter: it is trained, recognised in its checkpoint, and can be asked for."""
+    own = type(class_name, (SimpleNet,), {})
+    monkeypatch.setattr(student_code, "default_cnn_model", own)
+    run = drive(scenes, "--epochs", 1, "-b", 8)
+    assert "model   default-cnn" in run.out, run.out
+    again = drive(scenes, "-e", "--resume", run.folder / "models" / checkpoint.LAST)
+    assert (again.code, "model   default-cnn" in again.out) == (0, True)
+    torch.save({"model_arch": "simplenet", "state_dict": own(num_classes=4).state_dict()}, run.folder / "stock.pth.tar")
+    stock = drive(scenes, "-a", "--resume", run.folder / "stock.pth.tar")
+    assert (stock.code, "model   default-cnn" in stock.out) == (0, True)
 
 
 # ------------------------------------------------------------------------------------------------ resume
@@ -272,7 +288,7 @@ def test_stopped_before_the_first_epoch_ends(drive, scenes, monkeypatch):
     monkeypatch.setattr(SimpleNet, "forward", stop)
     run = drive(scenes, *SHORT)
     assert run.code == 130
-    assert "nothing was saved yet" in run.out
+    assert "nothing is saved yet" in run.out
 
 
 def test_a_longer_run_goes_on_falling(interrupted, drive, scenes):
@@ -290,6 +306,64 @@ def test_a_longer_run_goes_on_falling(interrupted, drive, scenes):
     assert finished.code == 1
     assert "its learning rate is zero" in finished.out
     assert "--start-epoch 0" in finished.out
+
+
+def test_a_resume_that_cannot_be_leaves_no_folder(trained, drive, scenes, tmp_path):
+    run = drive(scenes, "--resume", trained / "models" / checkpoint.LAST)
+    assert "has finished 2 epochs" in run.out
+    assert not (tmp_path / "logs").exists()
+    late = drive(scenes, "--resume", trained / "models" / checkpoint.LAST, "--start-epoch", 9, "--epochs", 5)
+    assert "--start-epoch 9 leaves none of --epochs 5" in late.out
+    warm = drive(scenes, "--resume", trained / "models" / checkpoint.LAST, "--warmup", 1)
+    assert "--warmup belongs to the beginning of a run" in warm.out
+
+
+def test_clipping_is_kept_by_a_resumed_run(drive, scenes, monkeypatch):
+    bounds = []
+    real = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, bound: bounds.append(bound) or real(p, bound))
+    run = drive(scenes, "--epochs", 4, "-b", 24, "--clip-grad", 0.5)
+    assert bounds == [0.5] * 4
+    state = load(run.folder / "models" / checkpoint.LAST)
+    state["epoch"] = 3
+    torch.save(state, run.folder / "earlier.pth.tar")
+    drive(scenes, "--resume", run.folder / "earlier.pth.tar")
+    assert bounds == [0.5] * 5
+    drive(scenes, "--epochs", 1, "-b", 24)
+    assert len(bounds) == 5  # not for a convolutional network, unless asked
+    drive(scenes, "--epochs", 1, "-b", 24, "--use-vit", "--lr", 0.001)
+    assert bounds[5:] == [1.0]
+
+
+def stock_state(**optimizer) -> dict:
+    model = SimpleNet(num_classes=4)
+    sgd = torch.optim.SGD(model.parameters(), momentum=0.8, **optimizer)
+    sgd.param_groups[0]["initial_lr"] = optimizer["lr"]
+    return {"epoch": 1, "model_arch": "simplenet", "state_dict": model.state_dict(), "best_acc1": 99.0,
+            "optimizer": sgd.state_dict()}
+
+
+@pytest.mark.parametrize("scheduler", [None, {"lr_lambdas": [None]}, {"T_max": 100}])
+def test_a_stock_run_goes_on_with_its_own_settings(drive, scenes, tmp_path, scheduler):
+    torch.save({**stock_state(lr=0.01, weight_decay=5e-4), "scheduler": scheduler}, tmp_path / "checkpoint.pth.tar")
+    torch.save({**stock_state(lr=0.01), "marked": True}, tmp_path / "model_best.pth.tar")
+    run = drive(scenes, "--resume", tmp_path / "checkpoint.pth.tar", *SHORT)
+    group = load(run.folder / "models" / checkpoint.LAST)["optimizer"]["param_groups"][0]
+    assert (group["initial_lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.8, 5e-4)
+    assert "marked" in load(run.folder / "models" / checkpoint.BEST), "a better model was overwritten by a worse one"
+
+
+def test_an_optimizer_state_that_does_not_fit(drive, scenes, tmp_path):
+    state = stock_state(lr=0.1)
+    state["optimizer"]["param_groups"] *= 2
+    torch.save(state, tmp_path / "checkpoint.pth.tar")
+    assert "its optimizer state does not fit simplenet" in drive(scenes, "--resume", tmp_path / "checkpoint.pth.tar",
+                                                                 *SHORT).out
+
+
+def test_the_event_file_of_a_stopped_run_is_whole(interrupted):
+    scalars = EventAccumulator(str(interrupted.folder)).Reload().Tags()["scalars"]
+    assert {"data/top1_accuracy/val", "data/top5_accuracy/train", "data/epoch_time"} <= set(scalars)
 
 
 def test_start_epoch_begins_a_new_schedule_from_the_weights(trained, drive, scenes):
@@ -347,6 +421,32 @@ def test_a_checkpoint_of_other_classes_and_a_size_that_does_not_fit(drive, scene
     monkeypatch.setattr(student_code, "get_val_transforms",
                         lambda: T.Compose([T.Scale(120), T.CenterCrop(120), *student_code._to_input(None)]))
     assert "120x120 pixels cannot be cut into patches of 16x16" in drive(scenes, "--use-vit", "-b", 8).out
+
+
+def test_a_diverged_run_ends_with_a_sentence(drive, scenes):
+    run = drive(scenes, *"--epochs 1 --warmup 0 -b 24 --lr 1e30".split())
+    assert (run.code, "has diverged. Take a smaller --lr" in run.out) == (1, True)
+
+
+def test_logs_that_cannot_be(drive, scenes, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "no folder can be made there" in drive(scenes, *SHORT, logs=tmp_path / "file").out
+    assert "of at least 0 and at most" in drive(scenes, "--seed", "9" * 400).out
+
+
+def test_pictures_of_a_split_that_is_sorted_by_class(tmp_path):
+    """Oxford-IIIT Pet's test split is: the close-up looked beyond the images that have saliency."""
+    from pictures import CLOSE_UP, Pictures
+    from run_folder import RunFolder
+
+    folder = RunFolder(tmp_path)
+    explain = lambda model, images: images.abs().amax(1, keepdim=True)  # noqa: E731
+    show = Pictures(folder, None, list("abc"), 1, explain, student_code.vis_grad_attention)
+    images = torch.randn(150, 3, 16, 16)
+    show(0, {"image": images}, {"image": torch.randn(150, 3)}, torch.arange(150) // 50)
+    folder.close()
+    assert (folder.path / "saliency.png").exists()
+    assert CLOSE_UP == 6
 
 
 def test_logs_go_to_the_repository_wherever_one_stands(monkeypatch, tmp_path):

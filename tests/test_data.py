@@ -10,7 +10,7 @@ import torch
 import torchvision
 from conftest import write_scenes
 
-from custom_dataloader import MiniPlacesLoader, class_names, make_loader, open_split, read_labels, short_name
+from custom_dataloader import MiniPlacesLoader, Shuffle, class_names, make_loader, open_split, read_labels, short_name
 from student_code import get_train_transforms, get_val_transforms
 from utils import BadInput, load_image, save_image, writing
 
@@ -111,6 +111,32 @@ def test_names_from_categories_or_from_the_paths(tmp_path):
     assert class_names(folder) == [str(i) for i in range(7)]
 
 
+def test_flat_paths_have_numbers_for_names(tmp_path):
+    folder = write_scenes(tmp_path, 4, 4)
+    (folder / "train.txt").write_text("train/1.jpg 0\ntrain/2.jpg 1\nq.jpg 2\n")
+    assert class_names(folder) == ["0", "1", "2"]
+
+
+def test_a_label_that_no_class_has(tmp_path):
+    folder = write_scenes(tmp_path, 4, 4)
+    with (folder / "val.txt").open("a") as file:
+        file.write("val/00000000.jpg 999\n")
+    with pytest.raises(BadInput, match=r"val\.txt:5: label 999 is outside 0\.\.3"):
+        open_split(folder, "val")
+    (folder / "train.txt").write_text("train/b/x.jpg 1000000000\n")
+    with pytest.raises(BadInput, match=r"train\.txt:1: label 1000000000 is outside"):
+        open_split(folder, "train")
+
+
+def test_a_jpeg_with_things_behind_its_end(fresh_scenes):
+    path = fresh_scenes / "images" / "val" / "00000000.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    save_image(path, noise)
+    assert path.stat().st_size > 2**17
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    assert load_image(path).shape == (600, 600, 3)
+
+
 def test_a_folder_that_is_nothing(tmp_path):
     with pytest.raises(BadInput, match="there is no such folder"):
         open_split(tmp_path / "nowhere", "train")
@@ -171,6 +197,14 @@ def test_oxford_pets(tmp_path):
     assert dataset[1][1] == 1
 
 
+def test_a_broken_pet_is_named(tmp_path):
+    test_oxford_pets(tmp_path)
+    (tmp_path / "oxford-iiit-pet" / "images" / "great_dane_test1.jpg").write_text("text")
+    dataset, _ = open_split(tmp_path, "val")
+    with pytest.raises(BadInput, match=r"OxfordIIITPet in .*: image 1: .*great_dane_test1\.jpg"):
+        dataset[1]
+
+
 def test_a_compressed_mnist_is_not_taken_for_a_whole_one(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -220,6 +254,14 @@ def test_processes_share_an_epoch(scenes):
     shares = [[label for _, labels in batches(dataset, 2, workers=0, rank=r, world=2) for label in labels.tolist()]
               for r in range(2)]
     assert sorted(shares[0] + shares[1]) == sorted(dataset.targets)
+
+
+def test_processes_take_the_same_number_of_steps():
+    """With 47 images one process had a step more than the other, which then waited for ever."""
+    shares = [Shuffle(47, rank=r, world=2) for r in range(2)]
+    assert [len(s) for s in shares] == [len(list(s)) for s in shares] == [23, 23]
+    whole = [Shuffle(47, shuffle=False, rank=r, world=2) for r in range(2)]
+    assert [len(list(s)) for s in whole] == [len(s) for s in whole] == [24, 23]
 
 
 def test_a_bad_image_met_by_a_worker_keeps_its_name(fresh_scenes):

@@ -54,6 +54,19 @@ def test_another_length_never_lets_the_rate_climb(longer):
     assert after[-1] < 0.01
 
 
+@pytest.mark.parametrize("length", [4, 6, 15, 40])
+def test_another_length_while_still_warming_up(length):
+    """The rate still peaks once and ends at zero."""
+    schedule = WarmupCosine(20, 5, 10)
+    schedule.retarget(3, length)
+    after = [schedule(step) for step in range(30, length * 10)]
+    top = int(np.argmax(after))
+    assert after[0] > 0.5
+    assert after[:top] == sorted(after[:top])
+    assert after[top:] == sorted(after[top:], reverse=True)
+    assert after[-1] < 0.03
+
+
 class Polluter(nn.Linear):
     """Leaves gradients on its own parameters while it runs forward, as an attack written by a student may."""
 
@@ -112,6 +125,26 @@ def test_evaluate_gives_every_view_in_order_and_keeps_the_model_still():
     assert torch.equal(labels, torch.cat([b[1] for b in batches]))
     torch.testing.assert_close(logits["mirrored"], model.eval()(images.flip(-1)).detach())
     assert all(torch.equal(v, buffers[k]) for k, v in model.state_dict().items())
+
+
+def test_a_model_of_nan_is_not_evaluated():
+    model = nn.Linear(3, 2)
+    nn.init.constant_(model.weight, math.nan)
+    with pytest.raises(BadInput, match="not all finite numbers: its training has diverged"):
+        evaluate(model, Progress("e", [(torch.randn(2, 3), torch.tensor([0, 1]))], show=False), CPU)
+
+
+def test_a_view_may_use_gradients_as_students_do():
+    def step(images):
+        images = images.detach()
+        images.requires_grad = True
+        model(images).sum().backward()
+        return images + images.grad
+
+    model = nn.Linear(3, 2)
+    logits, _ = evaluate(model, Progress("e", [(torch.randn(2, 3), torch.tensor([0, 1]))], show=False), CPU,
+                         {"image": identity, "adversarial": step})
+    assert not torch.equal(*logits.values())
 
 
 # ---------------------------------------------------------------------------------------------- measures

@@ -49,6 +49,15 @@ def test_what_does_not_belong_is_left_out_and_named(work, name):
     assert name.split("/")[1] in out
 
 
+def test_a_package_called_models_is_code(work):
+    for name in ("code/models/__init__.py", "code/models/unet.py", "code/models/best.pth"):
+        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).write_text("x = 1\n")
+    names = pack(work)[2]
+    assert "code/models/unet.py" in names
+    assert "code/models/best.pth" not in names
+
+
 def test_large_files_and_links(work):
     (work / "results/video.mp4").write_bytes(b"0" * 200_000)
     (work / "results/link").symlink_to(work / "code/main.py")
@@ -93,12 +102,14 @@ def test_a_student_file_that_does_not_parse(work):
 
 
 def test_absolute_paths_are_shown_with_file_and_line(work):
-    (work / "code/main.py").write_text('a = 1\npath = "/home/me/proj1/x"\nok = "../data"\nw = "C:\\\\me"\n')
+    lines = 'a = 1', 'path = "/home/me/proj1/x"', 'ok = "../data"', 'w = "C:/me"', 'category = "/a/abbey"'
+    (work / "code/main.py").write_text("\n".join(lines))
     code, out, _ = pack(work)
     assert code == 0
     assert 'code/main.py:2: path = "/home/me/proj1/x"' in out
     assert "code/main.py:4:" in out
     assert "code/main.py:3" not in out
+    assert "code/main.py:5" not in out
 
 
 def test_a_place_that_cannot_be_written(work):

@@ -47,10 +47,10 @@ CONVOLUTION = """
         def perturb(self, model, input):
             output = input.clone()
             for _ in range(self.num_steps):
-                with torch.enable_grad():
-                    output = output.detach().requires_grad_(True)
-                    logits = model(output)
-                    self.loss_fn(logits, logits.argmin(1)).backward()
+                output = output.detach()
+                output.requires_grad = True
+                logits = model(output)
+                self.loss_fn(logits, logits.argmin(1)).backward()
                 output = output.detach() - self.step_size * output.grad.sign()
                 output = torch.min(torch.max(output, input - self.epsilon), input + self.epsilon)
             return output
@@ -85,10 +85,10 @@ SALIENCY = """
             self.loss_fn = loss_fn
 
         def explain(self, model, input):
-            with torch.enable_grad():
-                input = input.detach().requires_grad_(True)
-                logits = model(input)
-                self.loss_fn(logits, logits.argmax(1)).backward()
+            input = input.detach()
+            input.requires_grad = True
+            logits = model(input)
+            self.loss_fn(logits, logits.argmax(1)).backward()
             return input.grad.abs().max(1, keepdim=True)[0]
 
     default_attention = GradAttention
