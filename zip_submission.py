@@ -73,6 +73,15 @@ def problems(root: Path, taken: list[Path]) -> list[str]:
     return found
 
 
+def doubts(root: Path, taken: list[Path]) -> list[str]:
+    """What a grader would stumble on, in sentences."""
+    found = [f"{path.relative_to(root)} has only {path.stat().st_size} bytes: is it the report?" for path in taken
+             if path.suffix.lower() == ".pdf" and path.stat().st_size < 1000]
+    if not any(path.is_relative_to(root / "results") and path.name != "README.md" for path in taken):
+        found.append("results/ holds no results")
+    return found + [f"an absolute path? {line}" for line in absolute_paths(root, taken)]
+
+
 def absolute_paths(root: Path, taken: list[Path]) -> list[str]:
     """`file:line: text` of each line of code that seems to name an absolute path (the sheet takes points for it)."""
     lines = []
@@ -117,8 +126,8 @@ def main(argv: list[str] | None = None) -> None:
     taken, left = collect(root, int(args.max_mb * 1e6))
     for line in left:
         print(f"left out: {line}")
-    for line in absolute_paths(root, taken):
-        print(f"warning: an absolute path? {line}")
+    for line in doubts(root, taken):
+        print(f"warning: {line}")
     if found := problems(root, taken):
         sys.exit("\n".join([f"error: {line}" for line in found] + ["nothing was written"]))
     try:

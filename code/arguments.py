@@ -20,8 +20,9 @@ def number(kind: type, low: float, high: float = math.inf, above: bool = False):
     def convert(text: str):
         value = kind(text)
         if not ((low < value if above else low <= value) and value <= high and value != math.inf):
-            raise argparse.ArgumentTypeError(f"{text} is no finite number {'above' if above else 'of at least'} {low}"
-                                             + (f" and at most {high}" if high < math.inf else ""))
+            limits = f"{'above' if above else 'of at least'} {low}"
+            limits += f" and at most {high}" if high < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{text} is not a {'whole' if kind is int else 'finite'} number {limits}")
         return value
 
     convert.__name__ = {int: "whole number", float: "number"}[kind]  # argparse: invalid whole number value: 'x'
@@ -100,12 +101,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = get_args_parser()
     args = parser.parse_args(argv)
     args.given = flags_given(argv)
-    args.mode = "evaluate" if args.evaluate else "attack" if args.attack else "train"
     if problem := wrong_combination(args):
         parser.error(problem)
+    args.mode = "evaluate" if args.evaluate else "attack" if args.attack else "train"
     try:
         args.device = hardware.pick_device(args.gpu, args.use_mps)
-        args.amp_training = hardware.pick_amp(args.amp, args.device) if args.mode == "train" else args.amp
+        amp = "off" if args.amp == "auto" and args.mode != "train" else args.amp  # figures are measured in fp32
+        args.amp_training = hardware.pick_amp(amp, args.device)
         args.saved = checkpoint.load(args.resume) if args.resume else None
         take_over(args)
     except BadInput as error:
@@ -172,7 +174,7 @@ def wrong_combination(args: argparse.Namespace) -> str | None:
         return f"--{stray[0].replace('_', '-')} goes with -a"
     if args.model == "vit" and "momentum" in args.given:
         return "--momentum is SGD's; the ViT trains with AdamW"
-    if args.resume and args.mode == "train" and "warmup" in args.given and "start_epoch" not in args.given:
+    if args.resume and "warmup" in args.given and "start_epoch" not in args.given:
         return "--warmup belongs to the beginning of a run, and a resumed one keeps its own; see --start-epoch"
     if args.start_epoch >= args.epochs:
         return f"--start-epoch {args.start_epoch} leaves none of --epochs {args.epochs}"

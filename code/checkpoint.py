@@ -49,6 +49,8 @@ def read(path: str | os.PathLike, advice: str):
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise BadInput(f"{path}: is a folder; a run's checkpoints are models/{LAST} and models/{BEST} in it") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # foreign bytes end in a dozen kinds of errors, which all mean the same

@@ -121,8 +121,7 @@ def open_split(folder: str | os.PathLike, split: str, transforms: Callable | Non
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise BadInput(f"{folder}: there is no such folder. For the demo data run 'python demo_data.py {folder}', "
-                       "for MiniPlaces 'sh ../download_dataset.sh'")
+        raise BadInput(f"{folder}: there is no such folder. {HOW_TO_GET_DATA}")
     if any((folder / name).exists() for name in ("train.txt", "val.txt")):
         names = class_names(folder)
         return MiniPlacesLoader(folder, num_classes=len(names), split=split, transforms=transforms), names
@@ -132,7 +131,17 @@ def open_split(folder: str | os.PathLike, split: str, transforms: Callable | Non
                 dataset = _open_torchvision(kind, root, arguments[split == "val"])
                 return ArrayImages(dataset, transforms), [str(name) for name in dataset.classes]
     raise BadInput(f"{folder}: holds no data that is understood: neither train.txt and val.txt with images/ "
-                   f"(MiniPlaces' layout) nor one of the folders {', '.join(TORCHVISION)}")
+                   f"(MiniPlaces' layout) nor one of the folders {', '.join(TORCHVISION)}. "
+                   + (f"Did you mean {within}?" if (within := folder_within(folder)) else HOW_TO_GET_DATA))
+
+
+HOW_TO_GET_DATA = ("MiniPlaces comes with 'sh ../download_dataset.sh', and scenes are drawn on the spot by "
+                   "'python demo_data.py ../data/demo'")
+
+
+def folder_within(folder: Path) -> Path | None:
+    """A folder right inside `folder` that holds data, as ../data/demo does in ../data."""
+    return next((path.parent for path in sorted(folder.glob("*/train.txt"))), None)
 
 
 def _open_torchvision(kind: type, root: Path, arguments: dict) -> Dataset:

@@ -56,7 +56,7 @@ def attack_rows(original: Tensor, adversarial: Tensor, before: Sequence[str], af
     """
     clean, attacked = pixels(original), pixels(adversarial)
     noise = attacked - clean
-    columns = {"original": clean, "noise": 0.5 + noise, "10 x noise": (0.5 + 10 * noise).clip(0, 1),
+    columns = {"original": clean, "noise (grey: none)": 0.5 + noise, "10 x noise": (0.5 + 10 * noise).clip(0, 1),
                "adversarial": attacked}
     figure = Figure(figsize=(8.4, 2.25 * len(clean) + 0.4), layout="constrained")
     for axes, row in zip(figure.subplots(len(clean), 4, squeeze=False), range(len(clean))):
@@ -123,9 +123,10 @@ def class_bars(accuracy: Sequence[float | None], names: Sequence[str]) -> Figure
     pairs = sorted((value, name) for value, name in zip(accuracy, names) if value is not None)
     figure = Figure(figsize=(7, max(2.5, 0.16 * len(pairs) + 1.2)), layout="constrained")
     axis = figure.subplots()
-    axis.barh([name for _, name in pairs], [value for value, _ in pairs], color=TRAIN)
+    bars = axis.barh([name for _, name in pairs], [value for value, _ in pairs], color=TRAIN)
+    axis.bar_label(bars, fmt=" %.0f", fontsize=7 if len(pairs) <= 40 else 5)
     axis.axvline(np.mean([value for value, _ in pairs]), color=VAL, linestyle="--", label="mean over classes")
-    axis.set(xlabel="top-1 accuracy (%)", xlim=(0, 100))
+    axis.set(xlabel="top-1 accuracy (%)", xlim=(0, 105))
     axis.tick_params(axis="y", labelsize=8 if len(pairs) <= 40 else 6)
     axis.margins(y=0.01)
     axis.legend(frameon=False, loc="lower right")

@@ -39,6 +39,11 @@ def main(argv: list[str] | None = None) -> None:
                 run.folder.close()
     except BadInput as error:
         sys.exit(f"main.py: error: {first_hand(error)}")
+    except NotImplementedError as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        if Path(place.filename).stem != "student_code":
+            raise
+        sys.exit(f"main.py: error: {place.filename}:{place.lineno}: {place.name} is not written yet: {error}")
 
 
 def first_hand(error: BadInput) -> str:
@@ -180,8 +185,8 @@ def train(run: Run) -> None:
     except KeyboardInterrupt:
         if folder.active:
             last = folder.path / "models" / checkpoint.LAST
-            go_on = f"to go on: python main.py {args.data} --resume {last}"
-            print(f"\nstopped after {state.epoch} whole epochs; {go_on if last.exists() else 'nothing is saved yet'}")
+            go_on = f"to go on: python main.py {args.data} --resume {last}" if last.exists() else "nothing is saved yet"
+            print(f"\nstopped; {state.epoch} of {args.epochs} epochs are done; {go_on}")
         sys.exit(130)
     finish(run, summary)
 
@@ -268,11 +273,15 @@ def attack_model(run: Run) -> None:
     clean, attacked = (summarize(logits[view], labels) for view in views)
     difference = {k: attacked[k] - clean[k] for k in ("top1", "top5")}
     table(run, {"clean": clean, "adversarial": attacked, "difference": difference})
+    changed = 100 * (logits["image"].argmax(1) != logits["adversarial"].argmax(1)).float().mean().item()
+    run.say(f"predictions changed: {changed:.2f} %; loss {clean['loss']:.3f} -> {attacked['loss']:.3f}")
+    if changed < 5:
+        run.say("hardly any: a network that has learnt little is hard to fool; try a larger --epsilon and --step-size")
     run.folder.scalars(run.args.saved["epoch"], {f"{k}_accuracy/{name}": figures_[k] for k in ("top1", "top5") for
                                                  name, figures_ in (("val", clean), ("adversarial", attacked))})
     settings = {name: getattr(attack, name, None) for name in ("num_steps", "step_size", "epsilon")}
     save_results(run, {"attack": {"name": type(attack).__name__, **settings}, "clean": clean, "adversarial": attacked,
-                       "difference": difference})
+                       "difference": difference, "predictions_changed": changed})
 
 
 def pictures(run: Run) -> Pictures | None:

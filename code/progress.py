@@ -27,29 +27,30 @@ class Progress:
         self.title, self.loader, self.print_freq, self.show = title, loader, print_freq, show
         self.meters: dict[str, AverageMeter] = {}
         self.images = self.batches = 0
-        self.waited = self.elapsed = 0.0
+        self.waited = self.elapsed = self.reported = 0.0
         self.bar = tqdm(total=len(loader), desc=title, unit="batch", leave=False, dynamic_ncols=True,
                         disable=not (show and sys.stderr.isatty()))
 
     def __iter__(self) -> Iterator:
-        start = before = time.perf_counter()
+        self.started = before = time.perf_counter()
         try:
             for batch in self.loader:
                 self.waited += time.perf_counter() - before
                 yield batch
                 before = time.perf_counter()
-                self.elapsed = before - start
         finally:
             self.bar.close()
 
     def update(self, images: int, **values) -> bool:
         """Count a batch of so many images and its mean values. True if this batch is one to report."""
+        self.elapsed = time.perf_counter() - self.started
         self.images += images
         self.batches += 1
         for name, value in values.items():
             self.meters.setdefault(name, AverageMeter()).update(value, images)
         due = self.batches % self.print_freq == 0 or self.batches == len(self.loader)
-        if due and self.show:
+        if self.show and (due or self.elapsed > self.reported + 10):  # a slow batch is news as well
+            self.reported = self.elapsed
             self._report()
         self.bar.update()
         return due

@@ -76,9 +76,9 @@ def test_every_spelling_of_the_sheet():
     ("--model msn --use-vit", "exclude each other"), ("--model lenet", "no such model; take one of simplenet"),
     ("--use-vit --use-custom-conv", "does not go with vit"), ("--use-vit --momentum 0.5", "AdamW"),
     ("--weights f", "--weights goes with --model resnet18"), ("--use-mps --gpu 0", "exclude each other"),
-    ("--num-steps 5", "--num-steps goes with -a"), ("--epochs 0", "0 is no finite number of at least 1"),
-    ("--lr nan", "nan is no finite number above 0"), ("--lr inf", "inf is no finite number above 0"),
-    ("--lr=-1", "-1 is no finite number above 0"), ("--momentum 1.5", "at most 1"), ("-b 0", "of at least 1"),
+    ("--num-steps 5", "--num-steps goes with -a"), ("--epochs 0", "0 is not a whole number of at least 1"),
+    ("--lr nan", "nan is not a finite number above 0"), ("--lr inf", "inf is not a finite number above 0"),
+    ("--lr=-1", "-1 is not a finite number above 0"), ("--momentum 1.5", "at most 1"), ("-b 0", "of at least 1"),
     ("--epochs two", "invalid whole number value"), ("--amp int8", "invalid choice"),
     ("--resume /nowhere/x.pth.tar", "/nowhere/x.pth.tar: there is no such file"),
     ("--start-epoch 5 --epochs 3", "leaves none of --epochs 3"), ("--amp fp16", "needs a CUDA GPU"),
@@ -265,7 +265,7 @@ def test_interrupted_and_resumed_equals_never_interrupted(interrupted, trained, 
     """Bit for bit: weights, momentum, schedule, history."""
     last = interrupted.folder / "models" / checkpoint.LAST
     assert interrupted.code == 130
-    assert f"stopped after 1 whole epochs; to go on: python main.py {scenes} --resume {last}" in interrupted.out
+    assert f"stopped; 1 of 2 epochs are done; to go on: python main.py {scenes} --resume {last}" in interrupted.out
     assert load(last)["epoch"] == 1
     resumed = drive(scenes, "--resume", last)
     assert same(comparable(resumed.folder / "models" / checkpoint.LAST),
@@ -283,7 +283,7 @@ def test_stopped_before_the_first_epoch_ends(drive, scenes, monkeypatch):
     def stop(self, x):
         if self.training:
             raise KeyboardInterrupt
-        return torch.zeros(len(x), 4)
+        return x.mean() * torch.ones(len(x), 4)
 
     monkeypatch.setattr(SimpleNet, "forward", stop)
     run = drive(scenes, *SHORT)
@@ -426,6 +426,23 @@ def test_a_checkpoint_of_other_classes_and_a_size_that_does_not_fit(drive, scene
 def test_a_diverged_run_ends_with_a_sentence(drive, scenes):
     run = drive(scenes, *"--epochs 1 --warmup 0 -b 24 --lr 1e30".split())
     assert (run.code, "has diverged. Take a smaller --lr" in run.out) == (1, True)
+
+
+def test_code_that_is_not_written_yet(drive, scenes, monkeypatch, tmp_path):
+    """One line with the place, instead of torch's frames; and no run folder."""
+    source = "def forward(self, x):\n    raise NotImplementedError('3.1.2: design your own network')\n"
+    names = {}
+    exec(compile(source, student_code.__file__, "exec"), names)
+    monkeypatch.setattr(SimpleNet, "forward", names["forward"])
+    run = drive(scenes, *SHORT)
+    assert (run.code, run.folder) == (1, None)
+    assert "student_code.py:2: forward is not written yet: 3.1.2: design your own network" in run.out
+
+
+def test_near_misses_have_a_hint(drive, fresh_scenes, trained):
+    assert f"Did you mean {fresh_scenes}?" in drive(fresh_scenes.parent).out
+    folder = drive(fresh_scenes, "-e", "--resume", trained)
+    assert "is a folder; a run's checkpoints are models/checkpoint.pth.tar" in folder.out
 
 
 def test_logs_that_cannot_be(drive, scenes, tmp_path):

@@ -14,6 +14,15 @@ import test_conv
 from student_code import CustomConv2d, custom_conv2d
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The tensors are tiny: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def tensors(config, dtype=torch.float64):
     return [t.detach().to(dtype).requires_grad_() if t is not None else None
             for t in test_conv.draw(config, torch.device("cpu"))]
@@ -29,7 +38,7 @@ def test_second_derivatives_are_right(config):
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
 def test_only_the_gradients_asked_for_are_made(wanted):
-    x, weight, bias = (t.detach() for t in tensors(test_conv.CONFIGS[0]))
+    x, weight, bias = (t.detach() for t in tensors(test_conv.CONFIGS[1]))
     for i, tensor in enumerate((x, weight, bias)):
         tensor.requires_grad_(i in wanted)
     custom_conv2d(x, weight, bias).sum().backward()
@@ -45,7 +54,7 @@ def test_frozen_weights_cost_no_unfold():
             calls.append(str(func))
             return func(*args, **(kwargs or {}))
 
-    x, weight, bias = tensors(test_conv.CONFIGS[0])
+    x, weight, bias = tensors(test_conv.CONFIGS[1])
     output = custom_conv2d(x, weight.detach(), bias.detach())
     with Watch():
         output.sum().backward()
@@ -111,7 +120,7 @@ def test_bf16_autocast_like_nn_conv2d(bias):
 
 def test_double_precision_stays_double_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
-        assert custom_conv2d(*tensors(test_conv.CONFIGS[0])).dtype == torch.float64
+        assert custom_conv2d(*tensors(test_conv.CONFIGS[1])).dtype == torch.float64
 
 
 def test_an_in_place_relu_may_follow():

@@ -112,6 +112,13 @@ def test_absolute_paths_are_shown_with_file_and_line(work):
     assert "code/main.py:5" not in out
 
 
+def test_an_empty_hand_in_is_doubted(work):
+    (work / "results/curves.png").rename(work / "results/README.md")
+    out = pack(work)[1]
+    assert "writeup/report.pdf has only 4 bytes" in out
+    assert "results/ holds no results" in out
+
+
 def test_a_place_that_cannot_be_written(work):
     code, out, _ = pack(work, "-o", str(work / "nowhere" / "out.zip"))
     assert code == 1
