@@ -57,19 +57,18 @@ def main(argv: list[str] | None = None) -> None:
                     "--lr", "0.02")
     best = trained / "models" / "model_best.pth.tar"
     evaluated = drive(args.logs, str(args.data), "--resume", str(best), "-e", "-v")
-    attack = str(args.data), "--resume", str(best), "-a", "-v"
-    attacked = drive(args.logs, *attack)
-    harder = drive(args.logs, *attack, "--epsilon", "0.3", "--step-size", "0.05")
+    attacked = drive(args.logs, str(args.data), "--resume", str(best), "-a", "-v", "--epsilon", "0.3", "--step-size",
+                     "0.05")
 
     args.out.mkdir(parents=True, exist_ok=True)
-    for folder in (trained, attacked, harder, evaluated):
+    for folder in (trained, attacked, evaluated):
         for name in PICTURES:
             if (folder / f"{name}.png").exists():
                 shutil.copy(folder / f"{name}.png", args.out)
-    summarize(args, time.perf_counter() - began, results(evaluated), results(attacked), results(harder))
+    summarize(args, time.perf_counter() - began, results(evaluated), results(attacked))
 
 
-def summarize(args: argparse.Namespace, seconds: float, evaluated: dict, *attacks: dict) -> None:
+def summarize(args: argparse.Namespace, seconds: float, evaluated: dict, attacked: dict) -> None:
     """Print what was reached, where the pictures lie, and how to see the rest."""
     chance = 100 / len(evaluated["classes"])
     print(f"\nDone in {seconds:.0f} s: SimpleNet, {args.epochs} epochs on drawn (synthetic) scenes, "
@@ -77,11 +76,10 @@ def summarize(args: argparse.Namespace, seconds: float, evaluated: dict, *attack
     print(f"  clean images                              top-1 {evaluated['alone']['top1']:6.2f} %")
     print(f"  averaged with the mirror image            top-1 "
           f"{evaluated['averaged_with_mirror_image']['top1']:6.2f} %")
-    for result in attacks:
-        epsilon = result["attack"]["epsilon"]
-        levels = epsilon * 255 * max(IMAGENET_STD)
-        print(f"  attacked, {result['attack']['num_steps']} steps, epsilon {epsilon} ({levels:2.0f} of 255)   top-1 "
-              f"{result['adversarial']['top1']:6.2f} %")
+    attack = attacked["attack"]
+    levels = attack["epsilon"] * 255 * max(IMAGENET_STD)
+    print(f"  attacked: {attack['num_steps']} steps, {levels:.0f} of 255 levels     top-1 "
+          f"{attacked['adversarial']['top1']:6.2f} %")
     print("Pictures:", *(f"  {args.out / name}.png" for name in PICTURES), sep="\n")
     print(f"Curves and images in a browser:\n  tensorboard --logdir {args.logs}")
 

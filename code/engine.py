@@ -110,7 +110,7 @@ def evaluate(model: nn.Module, progress: Progress, hardware: Hardware, views: di
     model.eval()
     for batch, (images, labels) in enumerate(progress):
         images, labels = hardware.images(images), hardware.labels(labels)
-        with torch.enable_grad():  # a student's attack expects to find gradients switched on
+        with torch.enable_grad(), hardware.autocast():  # a student's attack expects to find gradients switched on
             seen = {name: view(images).detach() for name, view in views.items()}
         with hardware.autocast():
             out = {name: model(seen[name]).float() for name in views}
