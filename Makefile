@@ -29,7 +29,7 @@ demo: $(READY)
 	cd code && ../$(PY) demo.py
 
 test: $(READY)
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest
 
 lint: $(READY)
 	$(PY) -m ruff check .

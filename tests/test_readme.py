@@ -59,12 +59,12 @@ def test_the_tree_names_what_is_there():
         assert path.name in tree, f"{path.name} is missing in the README's tree"
 
 
-@pytest.mark.parametrize("command", ["python main.py --help", "python demo.py --help", "python demo_data.py --help"])
-def test_help(command):
-    assert any(c.startswith(command.split(" --")[0]) for c in COMMANDS) or command in COMMANDS
-    done = subprocess.run([sys.executable, *command.split()[1:]], cwd=CODE, capture_output=True, text=True)
+def test_help():
+    assert "python main.py --help" in COMMANDS
+    done = subprocess.run([sys.executable, "main.py", "--help"], cwd=CODE, capture_output=True, text=True)
     assert done.returncode == 0
-    assert len(done.stdout) > 300
+    for flag in ("--epochs", "--learning-rate", "--use-custom-conv", "--resume"):
+        assert flag in done.stdout
 
 
 def test_the_demo_in_small(tmp_path):

@@ -165,11 +165,15 @@ def few(tmp_path_factory):
     return write_scenes(tmp_path_factory.mktemp("few"), 8, 4)
 
 
-def run(folder, *flags):
-    done = subprocess.run([sys.executable, "main.py", *map(str, flags), "-j", "0", "--gpu", "-1", "--logs",
-                           str(folder / "logs")], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+TRAIN_THEN_ATTACK = """
+import pathlib, sys
+import main
+data, model = sys.argv[1:]
+settings = ["-j", "0", "--gpu", "-1", "--logs", "logs"]
+main.main([data, "--epochs", "1", "-b", "4", model, *settings])
+best, = pathlib.Path("logs").glob("exp_*/models/model_best.pth.tar")
+main.main([data, "--resume", str(best), "-a", "-v", *settings])
+"""
 
 
 @pytest.mark.parametrize("year", YEARS)
@@ -178,11 +182,12 @@ def test_student_files_of_every_year(year, few, tmp_path):
     shutil.copytree(CODE, folder, ignore=shutil.ignore_patterns("__pycache__", "student_code.py"))
     (folder / "student_code.py").write_text(textwrap.dedent(YEARS[year]))
     model = "--use-vit" if year % 2 else "--use-custom-conv"
-    assert "epoch 1/1 val" in run(folder, few, "--epochs", 1, "-b", 4, model)
-    best, = (folder / "logs").glob("exp_*/models/model_best.pth.tar")
-    printed = run(folder, few, "--resume", best, "-a", "-v")
-    assert "difference" in printed
-    assert ("no default_attention" in printed) == (year >= 2024)
+    done = subprocess.run([sys.executable, "-c", TRAIN_THEN_ATTACK, str(few), model], cwd=folder, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "epoch 1/1 val" in done.stdout
+    assert "difference" in done.stdout
+    assert ("no default_attention" in done.stdout) == (year >= 2024)
 
 
 def test_our_student_file_asks_only_for_what_stock_helpers_have(tmp_path):
