@@ -72,7 +72,7 @@ class MiniPlacesLoader(Dataset):
         return (self.transforms(image) if self.transforms else image), self.targets[index]
 
     def check_images(self) -> None:
-        """Look at every file once (some 30,000 a second), so that a bad one is named before training starts.
+        """Look at every file once, without decoding it, so that a bad one is named before training starts.
 
         Raises BadInput with the first five that are missing, empty, cut off or no image.
         """

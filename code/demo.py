@@ -40,9 +40,12 @@ def results(folder: Path) -> dict:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=ROOT / "data/demo", metavar="DIR", help="where the scenes go")
-    parser.add_argument("--out", type=Path, default=ROOT / "results/demo", metavar="DIR", help="where the pictures go")
-    parser.add_argument("--logs", type=Path, default=ROOT / "logs/demo", metavar="DIR", help="where the run folders go")
+    parser.add_argument("--data", type=Path, default=ROOT / "data/demo", metavar="DIR",
+                        help="where the scenes go (default: data/demo)")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/demo", metavar="DIR",
+                        help="where the pictures go (default: results/demo)")
+    parser.add_argument("--logs", type=Path, default=ROOT / "logs/demo", metavar="DIR",
+                        help="where the run folders go (default: logs/demo)")
     parser.add_argument("--train", default="2000", metavar="N", help="training images (default: 2000)")
     parser.add_argument("--val", default="400", metavar="N", help="validation images (default: 400)")
     parser.add_argument("--epochs", default="8", metavar="N", help="epochs (default: 8)")

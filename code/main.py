@@ -90,7 +90,7 @@ def build(args: argparse.Namespace, rank: int, world: int) -> Run:
     model = build_model(args, len(names), example)
     layout = hardware.pick_memory_format(model, example, args.device)
     model.to(memory_format=layout)
-    machine = hardware.Hardware(args.device, args.amp_training, layout, rank, world)
+    machine = hardware.Hardware(args.device, hardware.agree(args.amp_training, world), layout, rank, world)
     run = Run(args, machine, model, names, loaders)
     if args.mode == "train":
         run.state = start(run)

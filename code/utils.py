@@ -42,7 +42,7 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
 
 
 def image_file_flaw(path: str | os.PathLike) -> str | None:
-    """What is visibly wrong with an image file, without decoding it; None if nothing is (about 10 us a file)."""
+    """What is visibly wrong with an image file, without decoding it; None if nothing is."""
     try:
         return _image_flaw(Path(path).read_bytes())
     except FileNotFoundError:

@@ -23,6 +23,18 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+class Watch(TorchDispatchMode):
+    """Lists in `calls` what the dispatcher runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
 def tensors(config, dtype=torch.float64):
     return [t.detach().to(dtype).requires_grad_() if t is not None else None
             for t in test_conv.draw(config, torch.device("cpu"))]
@@ -47,33 +59,19 @@ def test_only_the_gradients_asked_for_are_made(wanted):
 
 def test_frozen_weights_cost_no_unfold():
     """An attack asks for the input's gradient alone; the weight's would double its price."""
-    calls = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            calls.append(str(func))
-            return func(*args, **(kwargs or {}))
-
     x, weight, bias = tensors(test_conv.CONFIGS[1])
     output = custom_conv2d(x, weight.detach(), bias.detach())
-    with Watch():
+    with Watch() as watch:
         output.sum().backward()
-    assert not any("im2col" in call for call in calls)
-    assert any("col2im" in call for call in calls)
+    assert not any("im2col" in call for call in watch.calls)
+    assert any("col2im" in call for call in watch.calls)
 
 
 def test_no_convolution_op_is_called():
-    calls = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            calls.append(str(func))
-            return func(*args, **(kwargs or {}))
-
-    with Watch():
+    with Watch() as watch:
         custom_conv2d(*tensors(test_conv.CONFIGS[1]), 1, 1).sum().backward()
-    assert calls
-    assert not any("conv" in call for call in calls)
+    assert watch.calls
+    assert not any("conv" in call for call in watch.calls)
 
 
 def test_the_input_is_saved_and_not_its_columns():
