@@ -1,7 +1,7 @@
 """From a folder to images and labels: MiniPlaces' layout, or torchvision's MNIST, CIFAR-10 and Oxford-IIIT Pet."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class MiniPlacesLoader(Dataset):
         self.names = [name for name, _, _ in rows]
         self.targets = [label for _, label, _ in rows]
         self.lines = [number for _, _, number in rows]
+        self.decoded: Sequence[np.ndarray] | None = None  # all images, where somebody keeps them (data_cache)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,11 +65,17 @@ class MiniPlacesLoader(Dataset):
     def path(self, index: int) -> Path:
         return self.root_folder / "images" / self.names[index]
 
-    def __getitem__(self, index: int):
+    def load(self, index: int) -> np.ndarray:
+        """The image as it is on disk, H,W,3."""
+        if self.decoded is not None:
+            return self.decoded[index].copy()  # a student's transform may write into it
         try:
-            image = load_image(self.path(index))
+            return load_image(self.path(index))
         except BadInput as error:
             raise BadInput(f"{self.label_file}:{self.lines[index]}: {error}") from None
+
+    def __getitem__(self, index: int):
+        image = self.load(index)
         return (self.transforms(image) if self.transforms else image), self.targets[index]
 
     def check_images(self) -> None:
