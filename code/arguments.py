@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import checkpoint
@@ -9,9 +10,11 @@ import hardware
 import models
 from utils import BadInput
 
+CACHES = ("auto", "off", "disk", "gpu")
 LOGS = Path(__file__).resolve().parent.parent / "logs"
 # What a resumed run takes from its checkpoint, unless the command line says otherwise.
-KEPT = ("epochs", "warmup", "batch_size", "lr", "momentum", "weight_decay", "clip_grad", "seed", "use_custom_conv")
+KEPT = ("epochs", "warmup", "batch_size", "lr", "momentum", "weight_decay", "clip_grad", "seed", "use_custom_conv",
+        "adversarial", "epsilon", "cache")
 
 
 def number(kind: type, low: float, high: float = math.inf, above: bool = False):
@@ -32,7 +35,7 @@ def number(kind: type, low: float, high: float = math.inf, above: bool = False):
 def get_args_parser() -> argparse.ArgumentParser:
     """The flags of the sheet, and ours: --model --seed --amp --weights --logs, and the attack's three."""
     parser = argparse.ArgumentParser(
-        prog="main.py", usage="python main.py DIR [flags]   (--help lists them)",
+        prog="main.py", allow_abbrev=False, usage="python main.py DIR [flags]   (--help lists them)",
         description="Train, evaluate (-e) or attack (-a) an image classifier.")
     add = parser.add_argument
     add("data", metavar="DIR", help="folder with train.txt, val.txt and images/ (MiniPlaces' layout), or with "
@@ -50,7 +53,9 @@ def get_args_parser() -> argparse.ArgumentParser:
                       "--resume, else default_cnn_model of student_code.py)")
     what.add_argument("--use-vit", action="store_true", help="the same as --model vit: AdamW, clipped gradients")
     what.add_argument("--use-resnet18", action="store_true", help="the same as --model resnet18: from ImageNet")
-    what.add_argument("--use-custom-conv", action="store_true", help="use CustomConv2d of student_code.py throughout")
+    what.add_argument("--use-custom-conv", nargs="?", const="unfold", choices=models.CUSTOM_CONVS, help="build the "
+                      "network from own convolutions: unfold is CustomConv2d of student_code.py, flat the fast one of "
+                      "flat_conv.py (default without a value: unfold)")
     what.add_argument("--weights", metavar="FILE", help="ImageNet weights of resnet18 from disk, without a network")
 
     how = parser.add_argument_group("training")
@@ -69,6 +74,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                      help="weight decay (default: 1e-4)")
     how.add_argument("--clip-grad", default=1.0, type=number(float, 0, above=True), metavar="G", help="bound on the "
                      "gradient's norm: for the ViT always, for others if given (default: 1.0)")
+    how.add_argument("--adversarial", choices=("fast", "pgd"), help="train on attacked images: pgd attacks in five "
+                     "steps within --epsilon, fast in one (N-FGSM, up to 3 times as far), guarded against collapse")
     how.add_argument("--seed", default=0, type=number(int, 0, 2**63), metavar="N",
                      help="of everything random (default: 0)")
 
@@ -76,15 +83,19 @@ def get_args_parser() -> argparse.ArgumentParser:
     attack.add_argument("--num-steps", type=number(int, 1), metavar="N", help="steps (10)")
     attack.add_argument("--step-size", type=number(float, 0), metavar="S", help="step, in normalised units (0.01)")
     attack.add_argument("--epsilon", type=number(float, 0), metavar="E", help="l-inf bound, in normalised units: "
-                        "0.1 is about 6 of 255 (0.1)")
+                        "0.1 is about 6 of 255; also of --adversarial (0.1)")
 
     where = parser.add_argument_group("machine and output")
     where.add_argument("-j", "--workers", default=4, type=number(int, 0), metavar="N",
-                       help="processes that load data, at most one a core (default: 4)")
+                       help="processes or threads that load data, at most one a core (default: 4)")
+    where.add_argument("--cache", default="auto", choices=CACHES, help="decoded images: disk keeps them in "
+                       "DIR/.decoded, gpu copies them to the GPU as well, auto does what there is room for, and off "
+                       "decodes them anew in each epoch (default: auto)")
     where.add_argument("--gpu", type=int, metavar="N", help="CUDA device, -1 for the CPU (default: the best there is)")
     where.add_argument("--use-mps", action="store_true", help="use Apple's MPS device")
     where.add_argument("--amp", default="auto", choices=("auto", "off", "bf16", "fp16"), help="number type in "
-                       "training: auto takes what is fast here, off is fp32. Evaluation is fp32 unless a type is named")
+                       "training and inside an attack: auto takes what is fast here, off is fp32. What is reported is "
+                       "computed in fp32 unless a type is named")
     where.add_argument("-p", "--print-freq", default=10, type=number(int, 1), metavar="N",
                        help="batches between reports (default: 10)")
     where.add_argument("--logs", default=LOGS, type=Path, metavar="DIR",
@@ -95,10 +106,11 @@ def get_args_parser() -> argparse.ArgumentParser:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the flags and check that they go together; parser.error, with a sentence, if not.
 
-    Beside the flags the namespace has: `given`, the names of the flags that were typed; `device` and
-    `amp_training`, resolved; `saved`, the checkpoint of --resume or None; `mode`: train, evaluate or attack.
+    Beside the flags the namespace has: `given`, the names of the flags that were typed; `device`, and `amp_training`
+    (the number type of gradients, training's and an attack's), both resolved; `saved`, the checkpoint of --resume or
+    None; `mode`: train, evaluate or attack.
     """
-    parser = get_args_parser()
+    parser, argv = get_args_parser(), spelled_out(sys.argv[1:] if argv is None else argv)
     args = parser.parse_args(argv)
     args.given = flags_given(argv)
     if problem := wrong_combination(args):
@@ -106,7 +118,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args.mode = "evaluate" if args.evaluate else "attack" if args.attack else "train"
     try:
         args.device = hardware.pick_device(args.gpu, args.use_mps)
-        amp = "off" if args.amp == "auto" and args.mode != "train" else args.amp  # figures are measured in fp32
+        if args.cache == "gpu" and args.device.type != "cuda":
+            raise BadInput(f"--cache gpu needs a CUDA GPU, and this run computes on {args.device.type}; take "
+                           "--cache disk")
+        amp = "off" if args.amp == "auto" and args.mode == "evaluate" else args.amp  # figures are measured in fp32
         args.amp_training = hardware.pick_amp(amp, args.device)
         args.saved = checkpoint.load(args.resume) if args.resume else None
         take_over(args)
@@ -115,6 +130,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if problem := wrong_combination(args):  # once more: the checkpoint may have named the model
         parser.error(problem)
     return args
+
+
+def spelled_out(argv: list[str]) -> list[str]:
+    """A bare --use-custom-conv gets its value, or argparse would take DIR behind it for one."""
+    flag, following = "--use-custom-conv", [*argv[1:], ""]
+    return [f"{flag}=unfold" if word == flag and after not in models.CUSTOM_CONVS else word
+            for word, after in zip(argv, following)]
 
 
 def take_over(args: argparse.Namespace) -> None:
@@ -127,6 +149,8 @@ def take_over(args: argparse.Namespace) -> None:
     settings = saved.get("settings") or stock_settings(saved)
     for name in set(KEPT if args.goes_on else ("use_custom_conv",)) & (set(settings) - args.given):
         setattr(args, name, settings[name])
+    # Until there were two of them, the checkpoint said yes or no.
+    args.use_custom_conv = {True: "unfold", False: None}.get(args.use_custom_conv, args.use_custom_conv)
     if args.goes_on and args.amp == "auto" and settings.get("device") == args.device.type:
         args.amp_training = settings["amp"]
 
@@ -138,7 +162,7 @@ def stock_settings(saved: dict) -> dict:
     return {ours: groups[0][theirs] for theirs, ours in names.items() if theirs in groups[0]}
 
 
-def flags_given(argv: list[str] | None) -> set[str]:
+def flags_given(argv: list[str]) -> set[str]:
     """The flags that stand on the command line themselves, by their names in the namespace."""
     parser = get_args_parser()
     names = vars(parser.parse_args(argv))
@@ -169,9 +193,18 @@ def wrong_combination(args: argparse.Namespace) -> str | None:
         return "--weights and --resume exclude each other: a checkpoint holds all weights"
     if args.use_mps and args.gpu is not None:
         return "--use-mps and --gpu exclude each other"
-    stray = sorted(args.given & {"num_steps", "step_size", "epsilon"})
+    if args.adversarial and args.model == "adv-simplenet":
+        return "--adversarial does not go with adv-simplenet, which attacks its images by itself"
+    if "adversarial" in args.given and (args.evaluate or args.attack):
+        return "--adversarial is for training"
+    stray = sorted(args.given & {"num_steps", "step_size"})
     if stray and not args.attack:
         return f"--{stray[0].replace('_', '-')} goes with -a"
+    not_yet_read = args.resume and not hasattr(args, "saved")  # the checkpoint may be that of adversarial training
+    if "epsilon" in args.given and not (args.attack or args.adversarial or not_yet_read):
+        return "--epsilon goes with -a or --adversarial"
+    if args.cache == "gpu" and (args.evaluate or args.attack):
+        return "--cache gpu is for training"
     if args.model == "vit" and "momentum" in args.given:
         return "--momentum is SGD's; the ViT trains with AdamW"
     if args.resume and "warmup" in args.given and "start_epoch" not in args.given:

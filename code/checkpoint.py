@@ -108,13 +108,15 @@ def resume(state: State, args: argparse.Namespace) -> None:
     saved = args.saved
     state.epoch, state.best_acc1, state.history = saved["epoch"], saved["best_acc1"], saved.get("history", [])
     if "optimizer" in saved:
+        fused = [group.get("fused") for group in state.optimizer.param_groups]  # belongs to the machine, not to the run
         try:
             state.optimizer.load_state_dict(saved["optimizer"])
         except (ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{args.resume}: its optimizer state does not fit {args.model} ({error}). To train these "
                            "weights, begin a new schedule: --start-epoch 0") from None
-        for group in state.optimizer.param_groups:
+        for group, is_fused in zip(state.optimizer.param_groups, fused):
             group.update({name: getattr(args, name) for name in ("momentum", "weight_decay") if name in group})
+            group["fused"] = is_fused
     state.scaler.load_state_dict(saved.get("scaler") or state.scaler.state_dict())
     schedules = (saved.get("scheduler") or {}).get("lr_lambdas") or [None]  # the stock scaffold's say nothing of use
     vars(state.schedule).update(schedules[0] or {}, steps_per_epoch=state.schedule.steps_per_epoch)

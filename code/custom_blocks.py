@@ -27,7 +27,8 @@ def window_partition(x: Tensor, window_size: int) -> tuple[Tensor, tuple[int, in
     """
     B, H, W, C = x.shape
     w = window_size
-    x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
+    if H % w or W % w:  # F.pad copies even where it adds nothing
+        x = F.pad(x, (0, 0, 0, -W % w, 0, -H % w))
     Hp, Wp = x.shape[1:3]
     x = x.view(B, Hp // w, w, Wp // w, w, C).permute(0, 1, 3, 2, 4, 5)  # (B, Hp/w, Wp/w, w, w, C)
     return x.reshape(-1, w, w, C), (Hp, Wp)

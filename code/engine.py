@@ -48,16 +48,20 @@ class WarmupCosine:
 
 def train_one_epoch(model: nn.Module, loss_fn: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LRScheduler,
                     progress: Progress, hardware: Hardware, scaler: torch.amp.GradScaler,
-                    clip_grad: float | None = None, on_report: Callable[..., None] | None = None) -> dict[str, float]:
+                    clip_grad: float | None = None, on_report: Callable[..., None] | None = None,
+                    perturb: Callable[[Tensor, Tensor], Tensor] | None = None) -> dict[str, float]:
     """Train on each batch (images, labels) of `progress` once. Returns the mean loss, top1 and top5 in percent.
 
     `clip_grad` bounds the gradient's norm. `on_report(batch, loss, rate)` is called every `print_freq` batches.
+    `perturb(images, labels)`, if given, makes the images to learn from: adversarial training.
     Raises BadInput if the loss is no longer a number.
     """
     model.train()
     for images, labels in progress:
         images, labels = hardware.images(images), hardware.labels(labels)
         with hardware.autocast():
+            if perturb is not None:
+                images = perturb(images, labels)
             logits = model(images)
             loss = loss_fn(logits, labels)
         rate = optimizer.param_groups[0]["lr"]

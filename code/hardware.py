@@ -1,7 +1,9 @@
 """One decision about the machine: device, number type, memory layout, processes; everything else just uses it."""
 
 import copy
+import ctypes
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,7 +134,7 @@ def bf16_pays(device: torch.device) -> bool:
     return min(fp32 for fp32, _ in rounds) > 1.25 * min(bf16 for _, bf16 in rounds)
 
 
-def agree(value: str, world: int) -> str:
+def agree(value, world: int):
     """The first process's value, in all of them: a measurement may come out differently in each."""
     values = [value]
     if world > 1:
@@ -164,6 +166,29 @@ def _try_out(model: nn.Module, images: Tensor, device: torch.device, layout: tor
     copied = copy.deepcopy(model).eval().to(memory_format=layout)
     images = images.to(device, memory_format=layout).requires_grad_(True)  # a gradient there even without parameters
     copied(images).sum().backward()
+
+
+def keep_memory() -> None:
+    """Have glibc keep the memory of freed tensors for the next ones, instead of giving it back at once.
+
+    By default each tensor above 32 MB comes fresh from the system, page after page, in every step: more than a third of
+    SimpleNet's training step on a CPU (benchmarks/probes.py). The process then stays as large as it once was, and the
+    gaps between tensors of different sizes make that more than what the tensors need (benchmarks/bench_conv.py).
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+@contextmanager
+def first_process_first(rank: int, world: int) -> Iterator[None]:
+    """The others begin the block when the first process has left it: it may make files for all."""
+    if world > 1 and rank > 0:
+        dist.barrier()
+    yield
+    if world > 1 and rank == 0:
+        dist.barrier()
 
 
 def cores() -> int:

@@ -18,7 +18,9 @@ import figures
 import hardware
 import models
 from arguments import KEPT, parse_args
-from custom_dataloader import MiniPlacesLoader, make_loader, open_split
+from attacks import AdversarialTraining, draw_probe
+from custom_dataloader import open_split
+from data_cache import BatchLoader, open_loader
 from engine import WarmupCosine, evaluate, identity, mirrored, train_one_epoch
 from metrics import summarize
 from pictures import Pictures
@@ -29,6 +31,7 @@ from utils import BadInput, seed_everything
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    hardware.keep_memory()
     try:
         with hardware.processes(args.device) as (rank, world):
             run = build(args, rank, world)
@@ -62,8 +65,10 @@ class Run:
     machine: hardware.Hardware
     model: nn.Module
     names: list[str]
-    loaders: dict[str, DataLoader]
+    loaders: dict[str, DataLoader | BatchLoader]
+    batches: str  # how they are made
     state: checkpoint.State | None = None  # of training
+    adversary: AdversarialTraining | None = None
     folder: RunFolder | None = None
 
     @property
@@ -82,27 +87,27 @@ class Run:
 def build(args: argparse.Namespace, rank: int, world: int) -> Run:
     """Data, then model, then the run folder: whatever can be wrong is said before the folder is made."""
     seed_everything(args.seed)
-    loaders, names = {}, []
+    loaders, names, how = {}, [], []
     for split in ("train", "val") if args.mode == "train" else ("val",):
         dataset, names = open_split(args.data, split, models.student_transforms(split))
-        loaders[split] = build_loader(args, split, dataset, rank, world)
+        loaders[split], sentence = build_loader(args, split, dataset, rank, world)
+        how.append(sentence)
     example = dataset[0][0][None]  # (1, 3, H, W)
     model = build_model(args, len(names), example)
     layout = hardware.pick_memory_format(model, example, args.device)
     model.to(memory_format=layout)
     machine = hardware.Hardware(args.device, hardware.agree(args.amp_training, world), layout, rank, world)
-    run = Run(args, machine, model, names, loaders)
+    run = Run(args, machine, model, names, loaders, how[0])
     if args.mode == "train":
-        run.state = start(run)
+        run.state, run.adversary = start(run), make_adversary(run)
     run.folder = RunFolder(args.logs, machine.is_main)
     introduce(run)
     return run
 
 
-def build_loader(args: argparse.Namespace, split: str, dataset: Dataset, rank: int, world: int) -> DataLoader:
-    """Batches of a split, after a look at every image file."""
-    if isinstance(dataset, MiniPlacesLoader):
-        dataset.check_images()
+def build_loader(args: argparse.Namespace, split: str, dataset: Dataset, rank: int,
+                 world: int) -> tuple[DataLoader | BatchLoader, str]:
+    """Batches of a split, and how they are made."""
     if split == "train" and len(dataset) < args.batch_size:
         raise BadInput(f"--batch-size {args.batch_size} is larger than the training split of {args.data}, which has "
                        f"{len(dataset)} images; take {len(dataset)} or less")
@@ -110,8 +115,10 @@ def build_loader(args: argparse.Namespace, split: str, dataset: Dataset, rank: i
         raise BadInput(f"--batch-size {args.batch_size} cannot be shared evenly by {world} processes")
     if len(dataset) < world:
         raise BadInput(f"{args.data}: {len(dataset)} images in {split} are too few for {world} processes")
-    return make_loader(dataset, args.batch_size // world, workers=min(args.workers, hardware.cores()), seed=args.seed,
-                       train=split == "train", rank=rank, world=world, pin_memory=args.device.type == "cuda")
+    with hardware.first_process_first(rank, world):
+        return open_loader(dataset, args.batch_size // world, args.cache, args.device,
+                           workers=min(args.workers, hardware.cores()), seed=args.seed, train=split == "train",
+                           rank=rank, world=world)
 
 
 def build_model(args: argparse.Namespace, num_classes: int, example: torch.Tensor) -> nn.Module:
@@ -132,10 +139,11 @@ def build_model(args: argparse.Namespace, num_classes: int, example: torch.Tenso
 def introduce(run: Run) -> None:
     args, parameters = run.args, sum(p.numel() for p in run.model.parameters())
     images = " + ".join(f"{len(loader.dataset):,}" for loader in run.loaders.values())
-    conv = " of own convolutions" if args.use_custom_conv else ""
+    conv = f" of own convolutions ({args.use_custom_conv})" if args.use_custom_conv else ""
     source = f", from {args.resume}" if args.resume else ""
-    machine = run.machine if args.mode == "train" else run.exact
+    machine = run.exact if args.mode == "evaluate" else run.machine
     run.say(f"data    {args.data}: {images} images of {len(run.names)} classes\n"
+            f"batches {run.batches}\n"
             f"model   {args.model}{conv}, {parameters:,} parameters{source}\ndevice  {machine}")
     if machine.is_main:
         run.say(f"run     {run.folder.path}")
@@ -145,9 +153,10 @@ def introduce(run: Run) -> None:
 
 
 def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
+    common = {"lr": args.lr, "weight_decay": args.weight_decay, "fused": args.device.type in ("cpu", "cuda")}
     if args.model == "vit":
-        return torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=args.weight_decay)
-    return torch.optim.SGD(model.parameters(), lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+        return torch.optim.AdamW(model.parameters(), **common)
+    return torch.optim.SGD(model.parameters(), momentum=args.momentum, **common)
 
 
 def start(run: Run) -> checkpoint.State:
@@ -159,16 +168,31 @@ def start(run: Run) -> checkpoint.State:
         checkpoint.resume(state, args)
         if "optimizer" not in args.saved:
             run.say(f"note: {args.resume} has no optimizer state; momentum starts from zero")
+        if args.saved.get("settings", {}).get("loader") not in (None, type(run.loaders["train"]).__name__):
+            run.say("note: this run made its batches in another way before; it goes on with other random views")
     for group in state.optimizer.param_groups:
         group["initial_lr"] = args.lr
     state.scheduler = LambdaLR(state.optimizer, state.schedule, last_epoch=state.epoch * steps - 1)
     return state
 
 
+def make_adversary(run: Run) -> AdversarialTraining | None:
+    """For --adversarial; its probe are training images as validation sees them."""
+    args = run.args
+    if args.adversarial is None:
+        return None
+    images, labels = draw_probe(open_split(args.data, "train", models.student_transforms("val"))[0], args.seed)
+    probe = run.machine.images(images), run.machine.labels(labels)
+    adversary = AdversarialTraining(args.adversarial, run.model, 0.1 if args.epsilon is None else args.epsilon, probe)
+    if args.goes_on and "adversary" in args.saved:
+        adversary.load_state_dict(args.saved["adversary"], run.state.optimizer)
+    return adversary
+
+
 def settings(run: Run) -> dict:
     """What a resumed run takes over."""
-    kept = {name: getattr(run.args, name) for name in KEPT}
-    return {**kept, "amp": run.machine.amp, "device": run.machine.device.type}
+    return {**{name: getattr(run.args, name) for name in KEPT}, "amp": run.machine.amp,
+            "device": run.machine.device.type, "loader": type(run.loaders["train"]).__name__}
 
 
 def train(run: Run) -> None:
@@ -205,10 +229,15 @@ def train_and_validate(run: Run, model: nn.Module) -> dict:
     title = f"epoch {epoch + 1}/{args.epochs}"
     progress = run.progress(f"{title} train", "train")
     trained = train_one_epoch(model, nn.CrossEntropyLoss(), state.optimizer, state.scheduler, progress, machine,
-                              state.scaler, args.clip_grad, log)
+                              state.scaler, args.clip_grad, log, run.adversary)
     run.say(f"{title} train  {describe(trained)} | {progress.speed()}, {clock(progress.elapsed)}")
 
     machine.share_buffers(run.model)
+    if run.adversary is not None:
+        with machine.autocast():  # one process's count decides for all
+            withstanding = hardware.agree(run.adversary.withstanding(), machine.world)
+        if collapse := run.adversary.after_epoch(withstanding, state.optimizer):
+            run.say(f"{title} {collapse}")
     logits, labels = evaluate(run.model, run.progress(f"{title} val", "val"), run.exact)
     summary = summarize(logits["image"], labels)
     is_best = summary["top1"] > state.best_acc1 or (epoch == args.start_epoch and not args.goes_on)
@@ -224,7 +253,8 @@ def train_and_validate(run: Run, model: nn.Module) -> dict:
     log_epoch(run.folder, state.history[-1])
     run.folder.flush()
     if machine.is_main:
-        checkpoint.save(run.folder.models, state.to_checkpoint(args.model, run.model, settings(run)), is_best)
+        more = {"adversary": run.adversary.state_dict()} if run.adversary else {}
+        checkpoint.save(run.folder.models, state.to_checkpoint(args.model, run.model, settings(run)) | more, is_best)
     return summary
 
 
@@ -268,7 +298,13 @@ def attack_model(run: Run) -> None:
     """-a: top-1 and top-5 on clean and on adversarial images, and the difference."""
     given = {name: getattr(run.args, name) for name in ("num_steps", "step_size", "epsilon") if name in run.args.given}
     attack = models.from_student("default_attack")(nn.CrossEntropyLoss(), **given)
-    views = {"image": identity, "adversarial": lambda images: attack.perturb(run.model, images)}
+
+    def perturb(images: torch.Tensor) -> torch.Tensor:
+        # The signs of gradients need no fp32 (benchmarks/bench_attack.py); in fp16 small ones would be zero.
+        with (run.exact if run.machine.amp == "fp16" else run.machine).autocast():
+            return attack.perturb(run.model, images)
+
+    views = {"image": identity, "adversarial": perturb}
     logits, labels = evaluate(run.model, run.progress("attack", "val"), run.exact, views, pictures(run))
     clean, attacked = (summarize(logits[view], labels) for view in views)
     difference = {k: attacked[k] - clean[k] for k in ("top1", "top5")}

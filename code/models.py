@@ -12,6 +12,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 import custom_transforms as transforms
 import student_code
 from checkpoint import load_weights, read
+from flat_conv import FlatConv2d
 from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput
 
 # Name of --model -> name in student_code.
@@ -44,12 +45,13 @@ def name_of(saved: dict) -> str:
     return "resnet18" if "layer4.1.bn2.running_var" in saved["state_dict"] else default_model_name()
 
 
-def build(name: str, num_classes: int, image_size: tuple[int, int], custom_conv: bool = False,
+def build(name: str, num_classes: int, image_size: tuple[int, int], custom_conv: str | None = None,
           pretrained: bool = False, weights: str | None = None) -> nn.Module:
     """Make the network `name`, one of MODEL_NAMES.
 
-    `custom_conv` builds it from the student's convolution. `pretrained` starts a resnet18 from ImageNet, from
-    the file `weights` if given, else from torchvision's download. Raises BadInput if something is missing.
+    `custom_conv` builds it from the student's convolution ("unfold") or from ours ("flat"). `pretrained` starts a
+    resnet18 from ImageNet, from the file `weights` if given, else from torchvision's download. Raises BadInput if
+    something is missing.
     """
     if name == "resnet18":
         return build_resnet18(num_classes, pretrained, weights)
@@ -57,8 +59,17 @@ def build(name: str, num_classes: int, image_size: tuple[int, int], custom_conv:
     if name == "vit":
         return make(**accepted(make, img_size=image_size[0] if len(set(image_size)) == 1 else image_size,
                                num_classes=num_classes))
-    conv_op = from_student("CustomConv2d") if custom_conv else nn.Conv2d
-    return make(conv_op=conv_op, num_classes=num_classes)
+    return make(conv_op=conv_op(custom_conv), num_classes=num_classes)
+
+
+CUSTOM_CONVS = ("unfold", "flat")
+
+
+def conv_op(custom_conv: str | None) -> type[nn.Module]:
+    """The convolution that --use-custom-conv names; nn.Conv2d without it."""
+    if custom_conv == "unfold":
+        return from_student("CustomConv2d")
+    return FlatConv2d if custom_conv == "flat" else nn.Conv2d
 
 
 def build_resnet18(num_classes: int, pretrained: bool, weights: str | None) -> nn.Module:

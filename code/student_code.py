@@ -291,8 +291,10 @@ class Attention(nn.Module):
         B, H, W, C = x.shape
         qkv = self.qkv(x).reshape(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, nh, H*W, C/nh)
-        # softmax(q @ k^T * scale) @ v, without ever holding the (H*W)^2 matrix where the device has such a kernel
-        x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)  # (B, nh, H*W, C/nh)
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu":  # where the kernel's backward pass is slow
+            x = (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+        else:  # the same, without ever holding the (H*W)^2 matrix where the device has such a kernel
+            x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)  # (B, nh, H*W, C/nh)
         return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
         # END SOLUTION
         # STARTER: raise NotImplementedError("3.2.1: write multi-head self-attention")
@@ -349,6 +351,7 @@ class SimpleViT(nn.Module):
         super().__init__()
         # BEGIN SOLUTION
         self.patch_size = patch_size
+        self.window_size = window_size if any(i in window_block_indexes for i in range(depth)) else 0
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self._check_size(height, width)
         self.patch_embed = PatchEmbed((patch_size, patch_size), (patch_size, patch_size), in_chans=in_chans,
@@ -384,6 +387,16 @@ class SimpleViT(nn.Module):
             return self.pos_embed
         grid = F.interpolate(self.pos_embed.permute(0, 3, 1, 2), (height, width), mode="bicubic")
         return grid.permute(0, 2, 3, 1)
+
+    def _in_window_order(self, x: Tensor) -> Tensor:
+        """Tokens B,H,W,C, one window below the other: B,H*W/w,w,C (as Hiera does, Ryali et al. 2023).
+
+        A window block then finds its windows without moving anything, and to a global block the order is all one.
+        """
+        B, H, W, C = x.shape
+        if self.window_size == 0 or H % self.window_size or W % self.window_size:
+            return x
+        return window_partition(x, self.window_size)[0].view(B, -1, self.window_size, C)
     # END SOLUTION
 
     def forward(self, x: Tensor) -> Tensor:
@@ -392,6 +405,7 @@ class SimpleViT(nn.Module):
         x = self.patch_embed(x)  # (N, H/P, W/P, C)
         if self.pos_embed is not None:
             x = x + self._positions(*x.shape[1:3])
+        x = self._in_window_order(x)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x).mean((1, 2)))

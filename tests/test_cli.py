@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import arguments
 import checkpoint
+import main as driver
 import student_code
 from student_code import SimpleNet
 
@@ -54,7 +55,7 @@ def test_flags_and_defaults_of_the_sheet():
     args = arguments.get_args_parser().parse_args(["data"])
     expected = {"workers": 4, "epochs": 90, "warmup": 5, "start_epoch": 0, "batch_size": 256, "lr": 0.1,
                 "momentum": 0.9, "weight_decay": 1e-4, "clip_grad": 1.0, "print_freq": 10, "resume": None,
-                "evaluate": False, "attack": False, "vis": False, "use_custom_conv": False, "use_vit": False,
+                "evaluate": False, "attack": False, "vis": False, "use_custom_conv": None, "use_vit": False,
                 "use_resnet18": False, "gpu": None, "use_mps": False, "seed": 0, "amp": "auto"}
     assert {name: getattr(args, name) for name in expected} == expected
 
@@ -204,9 +205,22 @@ def test_every_model_trains_and_is_recognised_by_its_checkpoint(drive, scenes, n
     assert f"model   {name}" in again.out
 
 
-def test_own_convolution_and_resnet18(drive, scenes, tmp_path):
-    run = drive(scenes, "--use-custom-conv", "--epochs", 1, "-b", 8)
-    assert "of own convolutions" in run.out
+@pytest.mark.parametrize(("flag", "kind"), [("--use-custom-conv", "unfold"), ("--use-custom-conv=flat", "flat")])
+def test_own_convolutions(tmp_path, capsys, scenes, flag, kind):
+    """A bare flag before DIR must not swallow DIR."""
+    driver.main([flag, str(scenes), *map(str, SHORT), "-j", "0", "--gpu", "-1", "--logs", str(tmp_path)])
+    assert f"simplenet of own convolutions ({kind})" in capsys.readouterr().out
+    saved = next(tmp_path.glob("exp_*")) / "models" / checkpoint.LAST
+    driver.main([str(scenes), "-e", "--resume", str(saved), "--gpu", "-1", "--logs", str(tmp_path)])
+    assert f"simplenet of own convolutions ({kind})" in capsys.readouterr().out
+    state = load(saved)
+    state["settings"]["use_custom_conv"] = True  # as it was written when there was only one
+    torch.save(state, saved)
+    driver.main([str(scenes), "-e", "--resume", str(saved), "--gpu", "-1", "--logs", str(tmp_path)])
+    assert "simplenet of own convolutions (unfold)" in capsys.readouterr().out
+
+
+def test_resnet18(drive, scenes, tmp_path):
     import models
 
     torch.save(models.resnet18().state_dict(), tmp_path / "r18.pth")

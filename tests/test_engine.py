@@ -1,10 +1,13 @@
 """The loop and the learning rate, fault by fault of the stock scaffold."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from conftest import CODE
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -245,3 +248,22 @@ def test_channels_last_only_for_models_that_take_it():
     assert pick_memory_format(Views(), images, cpu) is torch.contiguous_format
     assert pick_memory_format(nn.Conv2d(3, 4, 3), images, cpu) is torch.channels_last
     assert pick_memory_format(nn.Flatten(), images, cpu) is torch.contiguous_format
+
+
+def test_freed_memory_is_kept():
+    """In a process of its own: a second large tensor gets the pages of the first."""
+    if sys.platform != "linux":
+        pytest.skip("Linux only")
+    script = f"""import sys; sys.path.insert(0, {str(CODE)!r})
+import resource, torch, hardware
+hardware.keep_memory()
+faults = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24).sum()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(*faults)"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    faults = [int(word) for word in done.stdout.split()]
+    assert faults[0] > 10_000  # 64 MB in pages of 4 kB
+    assert faults[-1] < 1000  # the second may still have had to lie elsewhere

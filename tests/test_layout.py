@@ -15,7 +15,9 @@ FORBIDDEN = {
     "custom_blocks": set(MODULES), "utils": set(MODULES),
     "custom_transforms": set(MODULES) - {"utils"},
     "figures": {"main", "engine", "models", "student_code"},
-    "metrics": set(MODULES),
+    "metrics": set(MODULES), "flat_conv": set(MODULES), "attacks": set(MODULES),
+    "data_cache": {"main", "engine", "models", "student_code", "checkpoint"},
+    "batch_transforms": set(MODULES) - {"custom_transforms"},
 }
 
 

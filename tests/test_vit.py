@@ -130,6 +130,47 @@ def test_windows_where_asked_and_drop_path_grows():
     assert [block.drop_path.drop_prob for block in network.blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
+@pytest.mark.parametrize(("window_size", "moved"), [(4, True), (2, True), (3, False), (0, False)])
+def test_window_order_changes_nothing_but_the_order(monkeypatch, window_size, moved):
+    model = SimpleViT(num_classes=5, window_size=window_size, drop_path_rate=0.0).eval()
+    images = torch.randn(2, 3, 128, 128)
+    tokens = torch.arange(64.0).view(1, 8, 8, 1)
+    ordered = model._in_window_order(tokens)
+    assert (ordered.shape != tokens.shape) == moved
+    assert ordered.flatten().unique().numel() == 64
+    fast = model(images)
+    monkeypatch.setattr(SimpleViT, "_in_window_order", lambda self, x: x)
+    assert torch.allclose(fast, model(images), atol=1e-5)
+
+
+def test_windows_in_window_order_are_not_copied():
+    block = TransformerBlock(12, 2, window_size=4)
+    seen = []
+    block.attn.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = torch.randn(2, 16, 4, 12)
+    block.attend(x)
+    assert seen[0].data_ptr() == x.data_ptr()
+
+
+def test_drop_path_still_drops_whole_images(monkeypatch):
+    """In window order an image stays one sample."""
+    model, seen = SimpleViT(num_classes=5, drop_path_rate=0.5).train(), []
+    for block in model.blocks:
+        block.drop_path.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    model(torch.randn(3, 3, 128, 128))
+    assert set(seen) == {3}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_ways_to_attend_agree(dtype):
+    """In 16 bit on a CPU the formula is written out; in fp32 the kernel runs."""
+    layer = Attention(24, num_heads=3)
+    x = torch.randn(2, 4, 5, 24)
+    exact = layer(x)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        assert torch.allclose(layer(x).float(), exact, atol=0.02)
+
+
 def test_every_vit_parameter_learns():
     network = SimpleViT(32, 5, drop_path_rate=0)
     network(torch.randn(2, 3, 32, 32)).square().sum().backward()

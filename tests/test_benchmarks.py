@@ -1,0 +1,81 @@
+"""Every benchmark runs, in small, and writes the figures that it is asked for. What they come to is no test."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import bench_attack
+import bench_conv
+import bench_data
+import bench_train
+import bench_vit
+import measure
+
+
+@pytest.fixture
+def figures(tmp_path, monkeypatch):
+    """Run a benchmark's main with flags; the JSON that it writes."""
+
+    def run(module, *flags) -> dict:
+        file = tmp_path / "figures.json"
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, flags), "--json", str(file)])
+        module.main()
+        return json.loads(file.read_text())
+
+    return run
+
+
+def test_conv(figures, monkeypatch):
+    monkeypatch.setattr(measure, "peak_memory", lambda *_: 100.0)
+    found = figures(bench_conv, "--rounds", 1, "--batch", 1, "--device", "cpu")
+    for conv in ("unfold", "flat"):
+        for number_type in ("fp32", "bf16"):
+            assert {"time_ratio", "best_ratio", "memory_ratio"} <= set(found[conv][number_type])
+    assert found["flat"]["fp32"]["memory_ratio"] == 1.0
+    assert {"date", "commit", "cpu", "torch", "command"} <= set(found["machine"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of a process")
+def test_peak_memory_of_a_process_of_its_own():
+    """One image under the sheet's convolution: its activations and columns take some, and not a gigabyte."""
+    flags = "--memory unfold fp32 kept --batch 1 --device cpu".split()
+    done = subprocess.run([sys.executable, ROOT / "benchmarks/bench_conv.py", *flags], capture_output=True, text=True,
+                          check=True)
+    assert 4 < float(done.stdout) < 500
+
+
+def test_data(figures, scenes):
+    assert figures(bench_data, "--data", scenes, "--rounds", 1, "--batch", 8, "--device", "cpu")["speedup"] > 0
+
+
+def test_vit(figures):
+    found = figures(bench_vit, "--rounds", 1, "--batch", 2, "--device", "cpu")
+    assert {"time_ratio", "attention_ratio", "attend_ratio"} <= set(found) & set(found["bf16"])
+
+
+def test_train(figures, scenes):
+    found = figures(bench_train, "--data", scenes, "--rounds", 1, "--batch", 8, "--device", "cpu")
+    assert found["speedup"] > 0
+    assert 0 <= found["data_wait"] <= 1
+    found = figures(bench_train, "--data", scenes, "--accuracy", "--epochs", 1, "--seeds", 2, "--batch", 8)
+    assert {"difference", "deviation", "accuracy"} <= set(found)
+
+
+def test_attack(figures, scenes, drive):
+    pytest.importorskip("torchattacks")
+    run = drive(scenes, "--epochs", 1, "-b", 8)
+    saved = run.folder / "models/model_best.pth.tar"
+    found = figures(bench_attack, "--data", scenes, "--resume", saved, "--images", 8, "--batch", 4, "--device",
+                    "cpu")
+    assert found["time_ratio"] > 0
+    assert abs(found["robust_accuracy_difference"]) <= 100
+
+
+def test_adversarial_training(figures, scenes):
+    found = figures(bench_attack, "--data", scenes, "--train", "--epochs", 2, "--steps", 2, "--batch", 8)
+    assert {"time_ratio", "robust_accuracy_difference"} <= set(found)
