@@ -5,12 +5,13 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test lint submission clean
+.PHONY: help setup demo test lint bench submission clean
 
 help:
 	@echo "make demo        draw the demo data, train, evaluate, attack; pictures in results/demo (about 3 minutes)"
 	@echo "make test        all tests (about 2 minutes)"
 	@echo "make lint        ruff"
+	@echo "make bench       speed and memory against what one would use instead (some minutes; keep the machine quiet)"
 	@echo "make submission  the zip to hand in"
 	@echo "make clean       remove what these commands made, but for logs/ and downloaded data"
 
@@ -33,6 +34,12 @@ test: $(READY)
 
 lint: $(READY)
 	$(PY) -m ruff check .
+
+bench: $(READY)
+	$(PY) benchmarks/bench_conv.py --json benchmarks/records/conv.json
+	$(PY) benchmarks/bench_data.py --json benchmarks/records/data.json
+	$(PY) benchmarks/bench_train.py --json benchmarks/records/train.json
+	$(PY) benchmarks/bench_vit.py --json benchmarks/records/vit.json
 
 submission:
 	$(PYTHON) zip_submission.py

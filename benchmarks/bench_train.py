@@ -1,0 +1,147 @@
+"""Training SimpleNet end to end: main.py's way against the plain way, in images per second; with --accuracy, in top-1.
+
+    python benchmarks/bench_train.py [--data DIR] [--json FILE]
+    python benchmarks/bench_train.py --accuracy --data DIR --epochs 20 --seeds 3
+
+Both sides train the same network on the same images, batch 64, 128 px, each in a process of its own, by turns. Theirs
+is stock.py, with the memory allocator as it comes; ours is the engine, the loader, the number type, the layout and the
+allocator that main.py picks here. `--accuracy` trains both from scratch for equal epochs, and validates on the same
+128 px crops in fp32.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import mean, median, stdev
+
+import measure
+import stock
+import torch
+from torch import nn
+
+import data_cache
+import demo_data
+import hardware
+import models
+from custom_dataloader import open_split
+from engine import WarmupCosine, evaluate, train_one_epoch
+from metrics import top_k
+from progress import Progress
+from student_code import SimpleNet
+from utils import seed_everything
+
+LR = 0.05
+
+
+class Theirs:
+    """The plain loop."""
+
+    def __init__(self, args: argparse.Namespace, seed: int, epochs: int):
+        dataset, names = open_split(args.data, "train")
+        samples = [(dataset.path(i), dataset.targets[i]) for i in range(len(dataset))]
+        self.device = args.device
+        self.loader = stock.stock_loader(samples, args.batch, hardware.cores())
+        seed_everything(seed)
+        self.model = SimpleNet(num_classes=len(names)).to(args.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), LR, momentum=0.9, weight_decay=1e-4)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, WarmupCosine(epochs, min(5, epochs / 2), len(self.loader)))
+        self.epoch = 0
+
+    def __call__(self) -> float:
+        """Train one epoch. Returns its images per second."""
+        self.epoch += 1
+        took = measure.seconds(lambda: stock.stock_epoch(self.model, self.loader, self.optimizer, self.device,
+                                                         self.scheduler), self.device)
+        return len(self.loader) * self.loader.batch_size / took
+
+
+class Ours:
+    """What main.py does, from its parts."""
+
+    def __init__(self, args: argparse.Namespace, seed: int, epochs: int):
+        hardware.keep_memory()
+        dataset, names = open_split(args.data, "train", models.student_transforms("train"))
+        device = torch.device(args.device)
+        self.loader, _ = data_cache.open_loader(dataset, args.batch, "auto", device, workers=hardware.cores(),
+                                                seed=seed, train=True)
+        seed_everything(seed)
+        layout = torch.channels_last
+        self.model = SimpleNet(num_classes=len(names)).to(device, memory_format=layout)
+        self.hardware = hardware.Hardware(device, hardware.pick_amp("auto", device), layout)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), LR, momentum=0.9, weight_decay=1e-4, fused=True)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, WarmupCosine(epochs, min(5, epochs / 2), len(self.loader)))
+        self.scaler, self.epoch, self.device = self.hardware.scaler(), 0, args.device
+
+    def __call__(self) -> tuple[float, float]:
+        """Train one epoch. Returns its images per second and the share of time spent waiting for data."""
+        progress = Progress("", self.loader, 10**9, show=False)
+        self.loader.sampler.epoch = self.epoch
+        self.epoch += 1
+        took = measure.seconds(lambda: train_one_epoch(
+            self.model, nn.CrossEntropyLoss(), self.optimizer, self.scheduler, progress, self.hardware, self.scaler,
+            perturb=self.perturb), self.device)
+        return len(self.loader) * self.loader.batch_size / took, progress.data_wait
+
+    perturb = None  # no attacks
+
+
+def speed(args: argparse.Namespace) -> dict:
+    amp = hardware.pick_amp("auto", torch.device(args.device))
+    with measure.Apart(Theirs, args, 0, 100) as theirs, measure.Apart(Ours, args, 0, 100) as ours:
+        rows = [(theirs(), *ours()) for _ in range(args.rounds + 1)][1:]  # the first warms up
+    plain, fast, waits = zip(*rows)
+    ratio, waited = median(b / a for a, b, _ in rows), median(waits)
+    print(f"images/s, {args.rounds} epochs in batches of {args.batch}: median (range)")
+    for name, values in (("the plain loop", plain), (f"main.py ({amp}, channels last)", fast)):
+        print(f"  {name:36}{measure.spread(values, 1)}")
+    print(f"  {ratio:.2f}x; main.py waits for data {waited:.1%} of the time")
+    return {"speedup": ratio, "data_wait": waited, "stock": plain, "ours": fast, "amp": amp}
+
+
+def top1(model: nn.Module, args: argparse.Namespace) -> float:
+    dataset, _ = open_split(args.data, "val", models.student_transforms("val"))
+    loader, _ = data_cache.open_loader(dataset, 250, "auto", torch.device(args.device), workers=1)
+    exact = hardware.Hardware(torch.device(args.device))
+    logits, labels = evaluate(model, Progress("", loader, 10**9, show=False), exact)
+    return top_k(logits["image"], labels, 1).item()
+
+
+def accuracy(args: argparse.Namespace) -> dict:
+    """Top-1 after equal epochs: mean and standard deviation over the seeds."""
+    found: dict[str, list[float]] = {"stock": [], "ours": []}
+    for seed in range(args.seeds):
+        for name, side in (("stock", Theirs), ("ours", Ours)):
+            trainer = side(args, seed, args.epochs)
+            for _ in range(args.epochs):
+                trainer()
+            found[name].append(top1(trainer.model, args))
+            print(f"seed {seed} {name:6} top-1 {found[name][-1]:.2f}", flush=True)
+    difference = mean(found["ours"]) - mean(found["stock"])
+    print(f"after {args.epochs} epochs, {args.seeds} seeds:")
+    for name, values in found.items():
+        print(f"  {name:6} top-1 {mean(values):.2f} +- {stdev(values):.2f}")
+    print(f"  difference {difference:+.2f}")
+    return {"accuracy": found, "difference": difference, "deviation": {k: stdev(v) for k, v in found.items()},
+            "epochs": args.epochs}
+
+
+def main() -> None:
+    parser = measure.parser(__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, metavar="DIR", help="MiniPlaces' layout (default: drawn scenes)")
+    parser.add_argument("--accuracy", action="store_true", help="train to the end and compare top-1")
+    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="with --accuracy (default: 20)")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="with --accuracy, at least 2 (default: 3)")
+    args = parser.parse_args()
+    if args.accuracy and args.seeds < 2:
+        parser.error("--seeds has to be at least 2: the result is a mean with its deviation")
+    with tempfile.TemporaryDirectory() as folder:
+        if args.data is None:
+            args.data = Path(folder)
+            demo_data.make(args.data, 1280, 100)
+        measure.save(args, accuracy(args) if args.accuracy else speed(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What all benchmarks share: interleaved timing, peak memory, tables, and records with all that a figure depends on."""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "code"))
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torchvision  # noqa: E402
+
+import hardware  # noqa: E402
+from utils import writing  # noqa: E402
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the figures, with machine and versions")
+    made.add_argument("--rounds", type=int, default=7, metavar="N", help="timed rounds, at least 5 (default: 7)")
+    made.add_argument("--batch", type=int, default=64, metavar="N", help="images a step (default: 64)")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    return made
+
+
+class Apart:
+    """A call that lives in a process of its own: `make(*arguments)` is made there, and each call of this runs there.
+
+    So each side has a heap and an allocator to itself: theirs as it comes, ours as main.py sets it.
+    """
+
+    def __init__(self, make: Callable[..., Callable], *arguments):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, far = context.Pipe()
+        self.process = context.Process(target=_serve, args=(far, make, arguments))
+        self.process.start()
+
+    def __call__(self, *arguments):
+        self.pipe.send(arguments)
+        return self.pipe.recv()
+
+    def __enter__(self) -> "Apart":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.process.is_alive():
+            self.pipe.send(None)
+        self.process.join()
+
+
+def _serve(pipe, make: Callable[..., Callable], arguments: tuple) -> None:
+    call = make(*arguments)
+    while (given := pipe.recv()) is not None:
+        pipe.send(call(*given))
+
+
+def seconds(call: Callable[[], object], device: str = "cpu") -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int, device: str = "cpu",
+                warmup: int = 2) -> dict[str, list[float]]:
+    """Seconds of each call, one after the other in each round, so that a busy moment hits all of them."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for done in range(warmup + rounds):
+        for name, call in calls.items():
+            took = seconds(call, device)
+            if done >= warmup:
+                taken[name].append(took)
+    return taken
+
+
+def ratio(taken: dict[str, list[float]], ours: str, theirs: str) -> float:
+    """The median over the rounds of ours / theirs: pairs that ran next to each other."""
+    return median(a / b for a, b in zip(taken[ours], taken[theirs]))
+
+
+def peak_memory(arguments: list[str], processes: int = 3) -> float:
+    """MB at the peak, above what Python and torch take, of this script in a process of its own with `arguments`.
+
+    The median of several processes: how well an allocator fits tensors into its gaps is partly chance.
+    """
+    command = [sys.executable, sys.argv[0], *arguments]
+    return median(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+                  for _ in range(processes))
+
+
+def print_peak_memory(prepare: Callable[[], Callable[[], object]], device: str) -> None:
+    """In that process: `prepare` a call, run it twice, and print the peak."""
+    torch.ones(256, 256, device=device) @ torch.ones(256, 256, device=device)  # libraries load their part
+    before = _memory("VmRSS")
+    call = prepare()
+    call(), call()
+    print(torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else _memory("VmHWM") - before)
+
+
+def _memory(name: str) -> float:
+    """MB, from Linux's account of this process."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def spread(values: list[float], unit: float = 1e3) -> str:
+    """Median and range, in milliseconds by default."""
+    return f"{unit * median(values):8.1f} ({unit * min(values):.1f}-{unit * max(values):.1f})"
+
+
+def machine(device: str) -> dict:
+    """What a figure depends on."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+               platform.processor())
+    flags = {flag for line in _lines("/proc/cpuinfo") if line.startswith("flags") for flag in line.split()}
+    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_short, sys.argv[1:])]
+    return {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "commit": commit.stdout.strip(),
+            "command": " ".join(command), "cpu": cpu, "cores": hardware.cores(),
+            "instructions": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if device == "cuda" else None, "python": platform.python_version(),
+            "torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__,
+            "opencv": cv2.__version__, "load": os.getloadavg()[0]}
+
+
+def _short(word: str) -> str:
+    """Where a file lies on this machine is nobody's business."""
+    return Path(word).name if word.startswith("/") else word
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def save(args: argparse.Namespace, figures: dict) -> None:
+    """Write `figures` beside the machine's description to --json, if that was asked for."""
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        with writing(args.json) as part:
+            part.write_text(json.dumps({**figures, "machine": machine(args.device)}, indent=1) + "\n")
+        print(f"written to {args.json}")
