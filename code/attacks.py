@@ -104,7 +104,8 @@ class AdversarialTraining:
     none withstands any more, the epoch is taken back, and training goes on with 5 steps.
     """
 
-    def __init__(self, kind: str, model: nn.Module, epsilon: float, probe: tuple[Tensor, Tensor]):
+    def __init__(self, kind: str, model: nn.Module, epsilon: float | None, probe: tuple[Tensor, Tensor]):
+        epsilon = 0.1 if epsilon is None else epsilon  # the sheet's
         self.kind, self.model, self.epsilon, self.probe = kind, model, epsilon, probe
         self.attacks = {"pgd": pgd(epsilon, num_steps=5), "fast": n_fgsm(epsilon)}
         self.check = pgd(epsilon, num_steps=3)

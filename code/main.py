@@ -18,7 +18,6 @@ import figures
 import hardware
 import models
 from arguments import KEPT, parse_args
-from attacks import AdversarialTraining, draw_probe
 from custom_dataloader import open_split
 from data_cache import BatchLoader, open_loader
 from engine import WarmupCosine, evaluate, identity, mirrored, train_one_epoch
@@ -26,7 +25,7 @@ from metrics import summarize
 from pictures import Pictures
 from progress import Progress, clock, describe
 from run_folder import RunFolder
-from utils import BadInput, seed_everything
+from utils import BadInput, of_the_solution, seed_everything
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -68,7 +67,7 @@ class Run:
     loaders: dict[str, DataLoader | BatchLoader]
     batches: str  # how they are made
     state: checkpoint.State | None = None  # of training
-    adversary: AdversarialTraining | None = None
+    adversary: object = None  # attacks.AdversarialTraining, for --adversarial
     folder: RunFolder | None = None
 
     @property
@@ -176,14 +175,15 @@ def start(run: Run) -> checkpoint.State:
     return state
 
 
-def make_adversary(run: Run) -> AdversarialTraining | None:
+def make_adversary(run: Run):
     """For --adversarial; its probe are training images as validation sees them."""
     args = run.args
     if args.adversarial is None:
         return None
-    images, labels = draw_probe(open_split(args.data, "train", models.student_transforms("val"))[0], args.seed)
+    attacks = of_the_solution("attacks", "--adversarial")
+    images, labels = attacks.draw_probe(open_split(args.data, "train", models.student_transforms("val"))[0], args.seed)
     probe = run.machine.images(images), run.machine.labels(labels)
-    adversary = AdversarialTraining(args.adversarial, run.model, 0.1 if args.epsilon is None else args.epsilon, probe)
+    adversary = attacks.AdversarialTraining(args.adversarial, run.model, args.epsilon, probe)
     if args.goes_on and "adversary" in args.saved:
         adversary.load_state_dict(args.saved["adversary"], run.state.optimizer)
     return adversary

@@ -12,8 +12,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 import custom_transforms as transforms
 import student_code
 from checkpoint import load_weights, read
-from flat_conv import FlatConv2d
-from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput
+from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput, of_the_solution
 
 # Name of --model -> name in student_code.
 STUDENT_MODELS = {"simplenet": "SimpleNet", "adv-simplenet": "AdvSimpleNet", "customnet": "CustomNet",
@@ -69,7 +68,9 @@ def conv_op(custom_conv: str | None) -> type[nn.Module]:
     """The convolution that --use-custom-conv names; nn.Conv2d without it."""
     if custom_conv == "unfold":
         return from_student("CustomConv2d")
-    return FlatConv2d if custom_conv == "flat" else nn.Conv2d
+    if custom_conv == "flat":
+        return of_the_solution("flat_conv", "--use-custom-conv flat").FlatConv2d
+    return nn.Conv2d
 
 
 def build_resnet18(num_classes: int, pretrained: bool, weights: str | None) -> nn.Module:

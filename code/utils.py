@@ -1,10 +1,12 @@
 """What every other file shares: images on disk, running averages, seeds, safe writing."""
 
+import importlib
 import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -18,6 +20,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 class BadInput(ValueError):
     """Something that the user gave is wrong; the message names it and says what to do. Never a bug of ours."""
+
+
+def of_the_solution(module: str, flag: str) -> ModuleType:
+    """A module that the starter leaves out, for it shows what students write. BadInput names the `flag` that needs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise BadInput(f"{flag} needs {module}.py, which is part of the solution and not of the starter") from None
 
 
 # ---------------------------------------------------------------------------------------------- images
