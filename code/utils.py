@@ -23,7 +23,7 @@ class BadInput(ValueError):
 
 
 def of_the_solution(module: str, flag: str) -> ModuleType:
-    """A module that the starter leaves out, for it shows what students write. BadInput names the `flag` that needs it."""
+    """A module that the starter leaves out: it shows what students write. BadInput names the `flag` that needs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
