@@ -1,0 +1,1 @@
+"""The autograder: python -m autograder --help, from the root of the repository."""

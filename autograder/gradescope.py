@@ -1,0 +1,63 @@
+"""The zip for Gradescope: setup.sh and run_autograder at its root, the grader, pinned requirements. No solution in it."""
+
+import os
+import shutil
+import tempfile
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+from autograder.grade import new_seed
+from autograder.starter import ROOT, write_helpers
+
+# What the grader and the student's file import; the versions are those of where the bundle is made.
+NEEDED = ("torch", "torchvision", "numpy", "opencv-python-headless")
+NOT_IN_IT = {"selftest.py", "variants", "STARTER.md", "__pycache__", "README.md"}  # wrong and right solutions; docs
+
+SETUP = """#!/usr/bin/env bash
+# Run once, when Gradescope builds the image. Python stays out of /root, which no other user could read.
+set -euo pipefail
+apt-get update
+apt-get install -y --no-install-recommends python3 python3-venv
+python3 -m venv /opt/grader
+/opt/grader/bin/pip install --no-cache-dir -r /autograder/source/requirements.txt
+"""
+RUN = """#!/usr/bin/env bash
+# Run for each submission. The first thing that is written is a result: a time-out would show nothing otherwise.
+base="${{AUTOGRADER:-/autograder}}"
+mkdir -p "$base/results"
+cd "$base/source" || exit 1
+"${{GRADER_PYTHON:-/opt/grader/bin/python}}" -B -m autograder grade "$base/submission" --handed-in \\
+  --seed {seed} --year {year} --json "$base/results/results.json"
+code=$?
+if [ ! -s "$base/results/results.json" ]; then
+  echo '{{"score": 0, "output": "The grader did not start; please tell the staff.", "tests": []}}' > "$base/results/results.json"
+fi
+[ "$code" -eq 2 ] && exit 0  # the result says why it could not be graded
+exit "$code"
+"""
+
+
+def build(args) -> int:
+    """Write the bundle `args.out`, with a seed of its own so that all submissions meet the same cases."""
+    seed = new_seed() if args.seed is None else args.seed
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".bundle-") as folder:
+        tree = Path(folder) / "tree"
+        write_helpers(tree / "code", given=args.year <= 2023)
+        shutil.copytree(ROOT / "autograder", tree / "autograder", ignore=lambda _, names: NOT_IN_IT & set(names))
+        shutil.copy(ROOT / "zip_submission.py", tree)
+        pins = [f"{name}=={version(name).split('+')[0]}" for name in NEEDED]
+        (tree / "requirements.txt").write_text("\n".join(pins) + "\n")
+        (tree / "setup.sh").write_text(SETUP)
+        (tree / "run_autograder").write_text(RUN.format(seed=seed, year=args.year))
+        for name in ("setup.sh", "run_autograder"):
+            (tree / name).chmod(0o755)
+        packed = Path(folder) / "bundle.zip"
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(tree.rglob("*")):
+                if path.is_file():
+                    archive.write(path, path.relative_to(tree))
+        os.replace(packed, args.out)
+    print(f"{args.out}: {args.out.stat().st_size / 1e3:.0f} kB, seed {seed}; pinned: {', '.join(pins)}")
+    return 0

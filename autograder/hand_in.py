@@ -1,0 +1,63 @@
+"""Section 5 of the sheet: what a hand-in holds and what it must not. Each rule that is broken costs five per cent."""
+
+import ast
+from pathlib import PurePosixPath
+
+from zip_submission import ABSOLUTE_PATH
+
+from autograder.intake import Submission
+
+MODELS = (".pth", ".pth.tar", ".pt", ".ckpt", ".safetensors")
+
+
+def violations(submission: Submission) -> list[str]:
+    """A sentence for each rule that is broken. A folder is where somebody works: there data and logs may lie."""
+    root = root_of(submission)
+    names = [PurePosixPath(name).relative_to(root) for name, _ in submission.names
+             if PurePosixPath(name).is_relative_to(root)]
+    found = []
+    for folder in ("code", "writeup", "results"):
+        if not any(name.parts[0] == folder and len(name.parts) > 1 for name in names):
+            found.append(f"{folder}/ is missing or empty")
+    if any(name.parts[0] == "writeup" for name in names) and not any(
+            name.parts[0] == "writeup" and name.suffix.lower() == ".pdf" for name in names):
+        found.append("writeup/ holds no PDF: the report is handed in as PDF")
+    if submission.is_zip and (extra := not_wanted(names)):
+        found.append(f"data, logs or models are in the zip: {', '.join(map(str, extra[:3]))}"
+                     f"{', ...' if len(extra) > 3 else ''}")
+    if paths := absolute_paths(submission):
+        found.append(f"absolute paths: {'; '.join(paths[:3])}")
+    return found
+
+
+def root_of(submission: Submission) -> PurePosixPath:
+    """The folder of the zip that holds code/: its root, or a single folder that everything lies in."""
+    for name, _ in submission.names:
+        if name.endswith("code/student_code.py"):
+            return PurePosixPath(name).parent.parent
+    return PurePosixPath(".")
+
+
+def not_wanted(names: list[PurePosixPath]) -> list[PurePosixPath]:
+    inside = [name for name in names if name.name.endswith(MODELS) or name.name.startswith("events.out.tfevents")
+              or (name.suffix != ".py" and len(name.parts) > 1 and (name.parts[0] in ("data", "logs", "models")
+                                                                    or name.parts[:2] in (("code", "logs"),
+                                                                                          ("code", "models"))))]
+    return [name for name in inside if name.name != "README.md"]
+
+
+def absolute_paths(submission: Submission) -> list[str]:
+    """`file:line: text` of string constants that name an absolute path; comments and docstrings are passed over."""
+    found = []
+    for path in sorted(submission.code.rglob("*.py")):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if (isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents
+                    and ABSOLUTE_PATH.match(f'"{node.value}')):
+                found.append(f"{path.relative_to(submission.code)}:{node.lineno}: {node.value[:60]!r}")
+    return found

@@ -1,0 +1,127 @@
+"""What is right, in float64 NumPy: plain formulas from the sheet. No torch, and nothing of code/, so that the process
+that decides marks shares nothing with what it judges. tests/test_autograder_oracle.py compares them with torch.
+"""
+
+import math
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+erf = np.vectorize(math.erf, otypes=[np.float64])
+
+# ------------------------------------------------------------------------------------------- convolution
+
+
+def patches(x: np.ndarray, K: int, stride: int, padding: int) -> np.ndarray:
+    """N,Ci,H,W -> N,Ci,Ho,Wo,K,K."""
+    x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    return sliding_window_view(x, (K, K), axis=(2, 3))[:, :, ::stride, ::stride]
+
+
+def convolve(x, w, b=None, stride=1, padding=0) -> np.ndarray:
+    """N,Ci,H,W * Co,Ci,K,K -> N,Co,Ho,Wo (sheet 3.1.1, equation 1)."""
+    y = np.einsum("nihwkl,oikl->nohw", patches(x, w.shape[2], stride, padding), w)
+    return y if b is None else y + b[:, None, None]
+
+
+def convolve_backward(x, w, dy, stride=1, padding=0) -> dict[str, np.ndarray]:
+    """dx, dw, db of a convolution for the gradient dy of its output."""
+    K, (Ho, Wo) = w.shape[2], dy.shape[2:]
+    dx = np.zeros((*x.shape[:2], x.shape[2] + 2 * padding, x.shape[3] + 2 * padding))
+    for k in range(K):
+        for m in range(K):
+            dx[:, :, k:k + stride * Ho:stride, m:m + stride * Wo:stride] += np.einsum("nohw,oi->nihw", dy, w[:, :, k, m])
+    inner = np.s_[:, :, padding:padding + x.shape[2], padding:padding + x.shape[3]]
+    return {"dx": dx[inner], "dw": np.einsum("nihwkl,nohw->oikl", patches(x, K, stride, padding), dy),
+            "db": dy.sum((0, 2, 3))}
+
+
+# ------------------------------------------------------------------------------------------ transformers
+
+
+def softmax(x, axis=-1) -> np.ndarray:
+    x = np.exp(x - x.max(axis, keepdims=True))
+    return x / x.sum(axis, keepdims=True)
+
+
+def linear(x, weights: dict, name: str) -> np.ndarray:
+    y = x @ weights[f"{name}.weight"].T
+    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
+
+
+def split(x, weights, heads: int, layout: str = "3hd", order: str = "qkv") -> list[np.ndarray]:
+    """q, k, v of B,H,W,C, each B,heads,T,d. `layout` is the order in which the 3C channels are cut: 3hd is stock."""
+    B, H, W, C = x.shape
+    sizes = {"3": 3, "h": heads, "d": C // heads}
+    cut = linear(x, weights, "qkv").reshape(B, H * W, *[sizes[axis] for axis in layout])
+    cut = cut.transpose(2 + layout.index("3"), 0, 2 + layout.index("h"), 1, 2 + layout.index("d"))
+    return [cut[order.index(name)] for name in "qkv"]
+
+
+def attention(x, weights, heads: int, layout="3hd", order="qkv", merge="hd", scale=None, axis=-1, proj=True):
+    """Multi-head self-attention over B,H,W,C (sheet equations 2 and 3), and its wrong versions by keyword."""
+    B, H, W, C = x.shape
+    q, k, v = split(x, weights, heads, layout, order)
+    scores = q @ k.swapaxes(-1, -2) * ((C // heads) ** -0.5 if scale is None else scale)
+    mixed = softmax(scores, axis) @ v  # (B, nh, T, d)
+    order_of_axes = {"hd": (0, 2, 1, 3), "dh": (0, 2, 3, 1), "none": (0, 1, 2, 3)}[merge]
+    mixed = mixed.transpose(order_of_axes).reshape(B, H, W, C)
+    return linear(mixed, weights, "proj") if proj else mixed
+
+
+def windowed(x, weights, heads: int, size: int) -> np.ndarray:
+    """Attention inside size x size windows, zero-padded at the right and the bottom; size 0: everywhere."""
+    if size == 0:
+        return attention(x, weights, heads)
+    B, H, W, C = x.shape
+    x = np.pad(x, ((0, 0), (0, -H % size), (0, -W % size), (0, 0)))
+    y = np.empty_like(x)
+    for i in range(0, x.shape[1], size):
+        for j in range(0, x.shape[2], size):
+            y[:, i:i + size, j:j + size] = attention(x[:, i:i + size, j:j + size], weights, heads)
+    return y[:, :H, :W]
+
+
+def layer_norm(x, weights, name: str) -> np.ndarray:
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def mlp(x, weights) -> np.ndarray:
+    hidden = linear(x, weights, "fc1")
+    return linear(hidden * 0.5 * (1 + erf(hidden / math.sqrt(2))), weights, "fc2")
+
+
+def branches(x, weights, heads: int, size: int, factors=(1.0, 1.0)) -> np.ndarray:
+    """The pre-norm block, x + f0 * attention(norm1(x)), then y + f1 * mlp(norm2(y)); f is 0 or 1/keep under drop path."""
+    y = x + factors[0] * windowed(layer_norm(x, weights, "norm1"), weights, heads, size)
+    return y + factors[1] * mlp(layer_norm(y, weights, "norm2"), weights)
+
+
+# ----------------------------------------------------------------------------------------------- attacks
+
+
+class Bowl:
+    """The same network as the worker's Bowl, with its gradient."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self.p = {name: array.astype(np.float64) for name, array in arrays.items()}
+
+    def z(self, x) -> np.ndarray:
+        mean, std = self.p["mean"][:, None, None], np.sqrt(self.p["var"][:, None, None] + 1e-5)
+        return ((x - mean) / std).reshape(len(x), -1)
+
+    def logits(self, x) -> np.ndarray:
+        z, p = self.z(x), self.p
+        return z @ p["w"].T - p["c"] * np.square(z[:, None] - p["t"]).sum(2) + p["b"]
+
+    def gradient(self, x, labels) -> np.ndarray:
+        """Of each image's cross-entropy with its label, by the image."""
+        z, p = self.z(x), self.p
+        off = softmax(self.logits(x)) - np.eye(len(p["b"]))[labels]  # (N, classes)
+        slopes = p["w"] - 2 * p["c"][:, None] * (z[:, None] - p["t"])  # (N, classes, pixels)
+        std = np.sqrt(p["var"] + 1e-5)[:, None, None]
+        return np.einsum("nk,nkp->np", off, slopes).reshape(x.shape) / std
+
+    def loss(self, x, labels) -> np.ndarray:
+        return -np.log(softmax(self.logits(x))[np.arange(len(x)), labels])

@@ -1,0 +1,303 @@
+"""3.3: PGDAttack, watched step by step on a network whose gradient is known by hand.
+
+Accuracy says little: an attack that climbs instead of descending lowers it, too. So each query that the attack makes of
+the network is compared with the step that should have led there. A random start and a label chosen once are accepted.
+"""
+
+from itertools import product
+
+import numpy as np
+
+from autograder.compare import Wrong, first, shape
+from autograder.oracle import Bowl
+from autograder.parts import check
+
+
+class Case:
+    """Images far outside [0, 1], as normalised images are, and a network of `classes` logits.
+
+    `bend` 0 makes the logits linear; with a larger one the gradient turns on the way.
+    """
+
+    def __init__(self, rng, steps=6, step=0.05, epsilon=0.2, classes=5, bend=0.0, N=4):
+        self.steps, self.step, self.epsilon = steps, step, epsilon
+        self.x = (1.5 * rng.normal(size=(N, 3, 4, 5))).astype(np.float32)
+        pixels = self.x[0].size
+        self.arrays = {"mean": rng.normal(size=3) * 0.2, "var": rng.uniform(0.5, 2, 3),
+                       "w": rng.normal(size=(classes, pixels)) * 0.3, "b": rng.normal(size=classes) * 0.1,
+                       "t": rng.normal(size=(classes, pixels)), "c": bend * rng.uniform(0.5, 1.5, classes)}
+        self.arrays = {name: array.astype(np.float32) for name, array in self.arrays.items()}
+        self.net = Bowl(self.arrays)
+        if bend:  # put every image near the bottom of its least confident label's bowl, so that steps overshoot
+            self.arrays["t"][:] = (self.net.z(self.x).mean(0) + 0.15 * rng.normal(size=(classes, pixels)))
+            self.net = Bowl(self.arrays)
+
+    def __str__(self) -> str:
+        return f"num_steps={self.steps}, step_size={self.step}, epsilon={self.epsilon}"
+
+    def ask(self, ask, **settings) -> tuple[dict, dict]:
+        facts, results = ask("attack", {"x": self.x, **self.arrays}, num_steps=self.steps, step_size=self.step,
+                             epsilon=self.epsilon, seed=5, **settings)
+        if (got := results["adversarial"]).shape != self.x.shape:
+            raise Wrong(f"perturb gives {shape(got)} for images of {shape(self.x)}")
+        if not np.isfinite(got).all():
+            raise Wrong(f"perturb gives NaN or infinity ({self})")
+        return facts, results
+
+    def trace(self, results: dict) -> list[np.ndarray]:
+        """The points that the attack visited: its queries of whole batches, then the result."""
+        points = [point for point in results.get("queries", []) if point.shape == self.x.shape]
+        return [*points, results["adversarial"]]
+
+    def labels(self, point: np.ndarray) -> np.ndarray:
+        return self.net.logits(point).argmin(1)
+
+    def away(self, point: np.ndarray, slack: float = 1e-4) -> np.ndarray:
+        """Which pixels of `point` are outside the box."""
+        return np.abs(point.astype(np.float64) - self.x) > self.epsilon * (1 + slack) + 1e-6
+
+
+def usable(gradient: np.ndarray) -> np.ndarray:
+    """Where a gradient is far enough from zero for its sign to be beyond doubt."""
+    return np.abs(gradient) > 1e-4 * np.abs(gradient).max()
+
+
+def is_step(case: Case, before, after, gradient, factor: float = -1.0) -> bool:
+    """Whether `after` is one signed step against `gradient` from `before`, back in the box."""
+    wanted = np.clip(before + factor * case.step * np.sign(gradient), case.x - case.epsilon, case.x + case.epsilon)
+    sure = usable(gradient)
+    return bool(np.all(np.abs(after - wanted)[sure] < 1e-4))
+
+
+def share_descending(case: Case, start, end, choose) -> float:
+    """The share of pixels that moved against the gradient of the loss of a label, of those that moved.
+
+    `choose` takes logits to labels. The label may have been chosen where the step begins or on the clean image: for each
+    image the one that fits better counts.
+    """
+    moved = np.abs(end - start) > 1e-6
+    best = np.zeros(len(start))
+    for point in (start, case.x):
+        gradient = case.net.gradient(start, choose(case.net.logits(point)))
+        sure = moved & usable(gradient)
+        hits = (np.sign(end - start) == -np.sign(gradient)) & sure
+        best = np.maximum(best, hits.sum((1, 2, 3)) / np.maximum(sure.sum((1, 2, 3)), 1))
+    return float(best.mean())
+
+
+def least(logits):
+    return logits.argmin(1)
+
+
+def most(logits):
+    return logits.argmax(1)
+
+
+@check("pgd", "it goes down the loss of its label, not up", weight=3)
+def direction(ask, rng):
+    """With two linear logits far apart no gradient turns: every pixel has to end against the sign that it began with."""
+    case = Case(rng, steps=4, step=0.01, epsilon=0.5, classes=2)
+    case.arrays["b"][:] = (case.net.p["b"] + [2, -2]) - case.net.logits(case.x).mean(0)
+    case.net = Bowl(case.arrays)
+    trace = case.trace(case.ask(ask)[1])
+    start = trace[0] if case.away(trace[0]).sum() == 0 else case.x
+    start = next((point for point in trace[1:-1] if is_jump(case, start, point)), start)
+    if np.array_equal(start, trace[-1]):
+        raise Wrong(f"perturb gives back what it was given ({case}): nothing was attacked")
+    down = share_descending(case, start, trace[-1], least)
+    if down < 0.1:
+        raise Wrong("the attack climbs the loss of the least confident label, so that the network believes in it even "
+                    "less: subtract step_size * sign(gradient), do not add it")
+    if down < 0.9:
+        raise Wrong(f"of the pixels that moved only {100 * down:.0f} % moved against the gradient of the least confident "
+                    "label's loss: is it the sign of the gradient by the input?")
+
+
+def is_jump(case: Case, before, after) -> bool:
+    """Whether the way from one point to another is a random start: pixels move by different lengths."""
+    moved = np.abs(after - before)
+    return bool(np.ptp(moved) > 1e-4 and moved.max() > case.step * 1.01)
+
+
+@check("pgd", "the label is the least confident one", weight=2)
+def label(ask, rng):
+    """The direction is another check's matter: here a climbing attack passes if its label is right."""
+    case = Case(rng, steps=1, step=0.05, epsilon=0.5, classes=6)
+    trace = case.trace(case.ask(ask)[1])
+    start = next((point for point in reversed(trace[:-1]) if not np.array_equal(point, trace[-1])), case.x)
+    if np.array_equal(start, trace[-1]):
+        raise Wrong("perturb gives back what it was given: nothing was attacked")
+    share = {choose: share_descending(case, start, trace[-1], choose) for choose in (least, most)}
+    climbing = {choose: share_descending(case, start, 2 * start - trace[-1], choose) for choose in (least, most)}
+    if max(share[least], climbing[least]) > 0.95:
+        return
+    if climbing[most] > 0.95:
+        raise Wrong("the attack climbs the loss of the label that the network believes in most, an untargeted attack: the "
+                    "sheet wants to go down the loss of the least confident label, logits.argmin(dim=1)")
+    if share[most] > 0.95:
+        raise Wrong("the attack goes down the loss of the label that the network believes in most, which makes it surer: "
+                    "the sheet wants the least confident label, logits.argmin(dim=1)")
+    raise Wrong("the label that is attacked is not the one that the network believes in least, logits.argmin(dim=1): after "
+                f"one step {100 * share[least]:.0f} % of the pixels fit that label's loss")
+
+
+@check("pgd", "it stays in the box of epsilon around the input, at each step", weight=3)
+def box(ask, rng):
+    for case in (Case(rng, steps=10, step=0.05, epsilon=0.12), Case(rng, steps=12, step=0.08, epsilon=0.1, bend=2.0)):
+        facts, results = case.ask(ask)
+        end = results["adversarial"]
+        if facts["count"] == 0 or np.array_equal(end, case.x):
+            raise Wrong("perturb gives back what it was given, or never asks the network: nothing was attacked")
+        if (off := case.away(end)).any():
+            raise Wrong(f"the result leaves the box ({case}): at index {first(off)} it is "
+                        f"{np.abs(end - case.x)[off].max():.3g} away from the input{why_outside(case, results)}")
+        outside = [n for n, point in enumerate(results.get("queries", [])) if point.shape == case.x.shape
+                   and case.away(point).any()]
+        if outside:
+            raise Wrong(f"the result is in the box, but on the way, at query {outside[0]} of {facts['count']}, the network "
+                        f"was asked outside it ({case}): project after each step, not at the end alone")
+
+
+def why_outside(case: Case, results: dict) -> str:
+    trace = case.trace(results)
+    steps = [np.abs(after - before).max() for before, after in zip(trace, trace[1:])]
+    if (results["adversarial"].min() >= 0 and results["adversarial"].max() <= 1):
+        return ". It was clamped to 0..1, but normalised images are not pixels between 0 and 1"
+    if steps and max(steps) > case.epsilon * 1.01:
+        return ". A single step was larger than epsilon: is it step_size times the sign of the gradient?"
+    if steps and all(step <= case.epsilon * 1.01 for step in steps):
+        return (". Each step alone stays within epsilon of the one before: clip to the box around the input itself, at "
+                "every step")
+    return ""
+
+
+@check("pgd", "epsilon 0 changes nothing; no other clamp", weight=1)
+def nothing_else(ask, rng):
+    still = Case(rng, steps=3, step=0.05, epsilon=0.0)
+    _, results = still.ask(ask)
+    if np.abs(results["adversarial"] - still.x).max() > 1e-6:
+        inside = results["adversarial"].min() >= 0 and results["adversarial"].max() <= 1
+        raise Wrong("with epsilon=0 the result is not the input" + (
+            ": it was clamped to 0..1, but normalised images are not pixels between 0 and 1" if inside else ""))
+    moved = Case(rng, steps=3, step=0.02, epsilon=0.1)
+    if np.array_equal(moved.ask(ask)[1]["adversarial"], moved.x):
+        raise Wrong("perturb gives back what it was given: nothing was attacked")
+
+
+@check("pgd", "num_steps steps, each of step_size by the sign of the gradient at that point", weight=3)
+def steps(ask, rng):
+    for case in (Case(rng, steps=5, step=0.03, epsilon=0.3), Case(rng, steps=8, step=0.05, epsilon=0.15, bend=2.0)):
+        facts, results = case.ask(ask)
+        if facts["count"] < case.steps:
+            raise Wrong(f"the network was asked {facts['count']} times for num_steps={case.steps}: each step needs the "
+                        "gradient at the point that it starts from")
+        trace = case.trace(results)
+        if "queries" not in results or len(trace) < 2:
+            raise Wrong("the network was asked for parts of the batch, so that the steps cannot be followed: hand the whole "
+                        "batch over at once")
+        if not any(follows(case, trace, rule, factor) for rule in rules(case) for factor in (-1.0, 1.0)):
+            raise Wrong(f"the steps are not those of PGD ({case}){diagnosis(case, trace)}")
+
+
+def rules(case: Case):
+    """Which label a step takes: chosen anew at each point (the sheet's), or once; the largest for a wrong label."""
+    once = case.labels(case.x)
+    surest = case.net.logits(case.x).argmax(1)
+    return [case.labels, lambda point: once, lambda point: surest,
+            lambda point: case.net.logits(point).argmax(1)]
+
+
+def follows(case: Case, trace: list, rule, factor: float) -> bool:
+    """Whether the trace is num_steps steps from the input, or from a random point in the box.
+
+    Before them the input may have been asked about, for its label; behind them the result, for its own sake.
+    """
+    for begin, end in product(range(3), (0, 1)):
+        points, tail = trace[begin:len(trace) - end], trace[len(trace) - end:]
+        if len(points) - 1 != case.steps or any(not np.array_equal(point, points[-1]) for point in tail):
+            continue
+        if begin and not starts_anew(case, trace[begin - 1], points[0]):
+            continue
+        if all(is_step(case, before, after, case.net.gradient(before, rule(before)), factor)
+               for before, after in zip(points, points[1:])):
+            return True
+    return False
+
+
+def starts_anew(case: Case, before, after) -> bool:
+    """Whether the steps begin at `after`: the same point asked about again, or a random one in the box."""
+    return np.array_equal(before, after) or (is_jump(case, before, after) and not case.away(after).any())
+
+
+def diagnosis(case: Case, trace: list) -> str:
+    trace = [point for n, point in enumerate(trace) if n == 0 or not np.array_equal(point, trace[n - 1])]
+    if len(trace) < 2:
+        return ": nothing moved"
+    before, after = trace[0].astype(np.float64), trace[1].astype(np.float64)
+    if len(trace) - 1 != case.steps and not is_jump(case, before, after):
+        return f": it took {len(trace) - 1} steps that moved, expected {case.steps}"
+    gradient = case.net.gradient(before, case.labels(before))
+    sizes = np.abs(after - before)
+    if np.ptp(sizes) > 1e-4 and abs(np.corrcoef(sizes.ravel(), np.abs(gradient).ravel())[0, 1]) > 0.99:
+        return ". The first step is proportional to the gradient: take its sign"
+    if abs(sizes.max() - case.step) > 1e-4:
+        return f". The first step is {sizes.max():.3g}, expected {case.step}"
+    for n, (start, end) in enumerate(zip(trace, trace[1:])):
+        summed = sum(case.net.gradient(point, case.labels(point)) for point in trace[:n + 1])
+        own = case.net.gradient(start, case.labels(start))
+        if not is_step(case, start, end, own):
+            if n and (is_step(case, start, end, summed) or is_step(case, start, end, summed / len(case.x))):
+                return f". Step {n + 1} follows the sum of all gradients so far: clear the gradient between steps"
+            if n and is_step(case, start, end, case.net.gradient(trace[0], case.labels(trace[0]))):
+                return f". Step {n + 1} follows the gradient at the start, not at the point reached"
+            return f". Step {n + 1} is the first that does not fit"
+    return ""
+
+
+@check("pgd", "the default is 10 steps of 0.01 in a box of 0.1", weight=1)
+def defaults(ask, rng):
+    case = Case(rng, steps=10, step=0.01, epsilon=0.1)
+    facts, results = case.ask(ask, by_default=True)
+    far = float(np.abs(results["adversarial"].astype(np.float64) - case.x).max())
+    if not 10 <= facts["count"] <= 12:
+        raise Wrong(f"PGDAttack(loss_fn) asks the network {facts['count']} times, expected 10: num_steps=10 is the default")
+    if not 0.02 < far <= 0.1001:
+        raise Wrong(f"PGDAttack(loss_fn) moves pixels by up to {far:.3g}, expected 0.1: step_size=0.01, epsilon=0.1")
+
+
+@check("pgd", "the network is as it was: mode, parameters, statistics, no gradients left", weight=2)
+def network_untouched(ask, rng):
+    case = Case(rng)
+    facts, results = case.ask(ask)
+    if facts["count"] == 0 or np.array_equal(results["adversarial"], case.x):
+        raise Wrong("perturb gives back what it was given, or never asks the network: nothing was attacked")
+    before, after = facts["before"], facts["after"]
+    if after["modes"] != before["modes"]:
+        raise Wrong("perturb leaves the network in training mode, where it was in evaluation mode")
+    if np.abs(results["running_mean"] - case.arrays["mean"]).max() > 1e-6:
+        raise Wrong("perturb moves BatchNorm's running statistics: it calls the network in training mode")
+    if after["wants_gradient"] != before["wants_gradient"]:
+        raise Wrong("perturb leaves parameters frozen (requires_grad False): put back what was there")
+    if not facts["parameters_same"]:
+        raise Wrong("perturb changes the network's parameters")
+    if any(after["has_gradient"]):
+        raise Wrong("perturb leaves gradients on the parameters, which the next optimiser step would take: "
+                    "torch.autograd.grad(loss, input) computes the one gradient that is needed")
+
+
+@check("pgd", "the input is as it was; the result is a new tensor without a graph", weight=2)
+def input_untouched(ask, rng):
+    case = Case(rng, steps=12, step=0.01)
+    facts, results = case.ask(ask)
+    if not np.array_equal(results["x"], case.x):
+        raise Wrong("perturb changes the images that it was given: clone them first")
+    if np.array_equal(results["adversarial"], case.x):
+        raise Wrong("perturb gives back what it was given: nothing was attacked")
+    if facts["shares_memory"]:
+        raise Wrong("the result shares its memory with the input")
+    if facts["attached"]:
+        raise Wrong("the result still hangs on autograd's graph: detach it")
+    depths = facts["depths"]
+    if len(depths) > 4 and depths[-1] >= depths[2] + 3:
+        raise Wrong(f"the graph grows with each step ({depths[1]} nodes before the network in the second, {depths[-1]} in "
+                    "the last): detach the images before the next step, or memory runs out")

@@ -1,0 +1,212 @@
+"""Attempts to get points without the work, or to break out. Contained means: no points that the work itself would not get,
+no sign of an escape, and a line for staff where code does what no solution has to."""
+
+import textwrap
+
+from autograder.starter import ROOT
+from autograder.variants import Variant, changed, textbook
+
+FORWARD = "        out = w_rows.matmul(cols)\n"
+
+
+def convolution(name: str, call: str, before: str = "", at_most: float = 0.0, review: str = "") -> Variant:
+    """The forward pass by a convolution of torch's, all else right; `before` stands at the top of the file."""
+    source = before + changed("convolution", (FORWARD, textwrap.indent(textwrap.dedent(call).strip("\n"), " " * 8)
+                                              + "\n        out = out.flatten(2)\n"))
+    return Variant(name, "convolution", source.replace("        if bias is not None:\n            out = out + bias.view(1, Co, 1)\n", ""),
+                   at_most=at_most, review=review)
+
+
+def escape(name: str, attempt: str, review: str = "", part: str = "attention", because: str = "",
+           at_most: float | None = None) -> Variant:
+    """`attempt` at import; if it comes through, the file raises ESCAPED."""
+    attempt = textwrap.dedent(attempt).strip("\n").format(root=str(ROOT))
+    source = ("\ntry:\n" + textwrap.indent(attempt, "    ")
+              + "\nexcept BaseException:\n    pass\nelse:\n    raise RuntimeError('ESCAPED')\n")
+    return Variant(name, part, source, because, at_most, review)
+
+
+def hostile(name: str, source: str, part: str = "attention", because: str = "", at_most: float = 0.0, review: str = "") -> Variant:
+    return Variant(name, part, textwrap.dedent(source), because, at_most, review)
+
+
+ARGUMENTS = "input_feats, weight, bias, stride, padding"
+SEVEN = "input_feats, weight, bias, [stride] * 2, [padding] * 2, [1, 1]"
+CONVOLUTIONS = [
+    convolution("F.conv2d", f"out = F.conv2d({ARGUMENTS})"),
+    convolution("torch.conv2d, bound at import", f"out = _product({ARGUMENTS})", "_product = torch.conv2d\n"),
+    convolution("by getattr and pieces of a string", f"out = getattr(F, 'co' + 'nv2d')({ARGUMENTS})", review="getattr"),
+    convolution("torch.ops.aten.convolution", f"out = torch.ops.aten.convolution({SEVEN}, False, [0, 0], 1)", review="ops"),
+    convolution("an overload of torch.ops", f"out = torch.ops.aten.conv2d.default({SEVEN}, 1)", review="ops"),
+    convolution("nn.Conv2d", """
+        layer = nn.Conv2d(Ci, Co, K, stride, padding, bias=bias is not None, dtype=weight.dtype)
+        layer.weight.data = weight.detach()
+        if bias is not None: layer.bias.data = bias.detach()
+        out = layer(input_feats)"""),
+    convolution("torch.jit, from a string", f"out = _unit.f({ARGUMENTS})", """
+_unit = torch.jit.CompilationUnit(
+    "def f(x, w, b: Optional[Tensor], s: int, p: int):\\n    return torch.conv2d(x, w, b, [s, s], [p, p])\\n")
+""", review="jit"),
+    convolution("torch.jit.trace", f"out = torch.jit.trace(lambda x: F.conv2d(x, {ARGUMENTS[13:]}), input_feats)(input_feats)", review="jit"),
+    convolution("mkldnn", "out = torch.ops.mkldnn._convolution_pointwise(input_feats.float(), weight.float(), None if bias is "
+                "None else bias.float(), [padding] * 2, [stride] * 2, [1, 1], 1, 'none', [], '').to(weight.dtype)", review="ops"),
+    convolution("torch.mkldnn_convolution", "out = torch.mkldnn_convolution(input_feats.float(), weight.float(), None if bias is None "
+                "else bias.float(), [padding] * 2, [stride] * 2, [1, 1], 1).to(weight.dtype)"),
+    convolution("conv3d", "out = F.conv3d(input_feats[:, :, None], weight[:, :, None], bias, (1, stride, stride), (0, padding, padding))[:, :, 0]"),
+    convolution("transposed convolution's gradient", """
+        with torch.enable_grad():
+            seed = torch.zeros(N, Co, Ho, Wo, dtype=weight.dtype, requires_grad=True)
+            up = F.conv_transpose2d(seed, weight, None, stride, padding, (H + 2 * padding - K) % stride)
+        out = torch.autograd.grad(up, seed, input_feats)[0]
+        out = out if bias is None else out + bias.view(-1, 1, 1)"""),
+    convolution("vmap", "out = torch.vmap(lambda x: F.conv2d(x[None], weight, bias, stride, padding)[0])(input_feats)"),
+    convolution("inference mode", f"""
+        with torch.inference_mode():
+            out = F.conv2d({ARGUMENTS}).clone()
+        out = out.clone()"""),
+    convolution("a thread", f"""
+        import threading
+        box = []
+        thread = threading.Thread(target=lambda: box.append(F.conv2d({ARGUMENTS})))
+        thread.start(); thread.join()
+        out = box[0]""", review="threading"),
+    convolution("dispatch switched off", f"""
+        with torch._C._DisableTorchDispatch():
+            out = torch._C._nn.slow_conv3d(input_feats[:, :, None], weight[:, :, None], (1, K, K), bias, (1, stride, stride), (0, padding, padding))[:, :, 0]""",
+                review="_C"),
+    convolution("below autograd", f"""
+        with torch._C._AutoDispatchBelowAutograd():
+            out = torch._C._VariableFunctions.conv2d({ARGUMENTS})""", review="_C"),
+    convolution("a kernel of one's own put over the grader's", f"out = F.conv2d({ARGUMENTS})", """
+import torch.library
+_mine = torch.library.Library("aten", "IMPL")
+for _name in ("conv2d", "convolution", "_convolution"):
+    for _key in ("CPU", "CompositeImplicitAutograd", "CompositeExplicitAutograd"):
+        try:
+            _mine.impl(_name, lambda *a, **k: torch.ops.aten.mkldnn_convolution(a[0], a[1], a[2], a[4], a[3], a[5], 1), _key)
+        except Exception:
+            continue
+""", review="library"),
+    convolution("the grader's registrations hunted and undone", f"out = F.conv2d({ARGUMENTS})", """
+import gc, weakref
+for _thing in gc.get_objects():
+    try:
+        if type(_thing).__name__ in ("Library", "_DispatchModule") or hasattr(type(_thing), "_destroy"):
+            _thing._destroy()
+        if hasattr(_thing, "reset") and "ispatch" in type(_thing).__name__:
+            _thing.reset()
+    except Exception:
+        continue
+for _final in list(weakref.finalize._registry):
+    if "_del_library" in str(_final.peek()):
+        _final()
+""", review="gc"),
+    convolution("another process", f"""
+        import subprocess, sys
+        out = torch.tensor(eval(subprocess.run([sys.executable, "-c", "print(1)"], capture_output=True, check=True).stdout))""",
+                review="subprocess"),
+    convolution("OpenCV", """
+        import cv2, numpy as np
+        x = F.pad(input_feats, (padding,) * 4).numpy()
+        full = np.array([[sum(cv2.filter2D(x[n, c], cv2.CV_64F, weight[o, c].double().numpy(), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+                              for c in range(Ci)) for o in range(Co)] for n in range(N)])
+        out = torch.from_numpy(full)[:, :, :stride * Ho:stride, :stride * Wo:stride].to(weight.dtype).contiguous()
+        out = out if bias is None else out + bias.view(-1, 1, 1)"""),
+    convolution("SciPy", """
+        import numpy as np
+        from scipy.signal import correlate2d
+        x = F.pad(input_feats, (padding,) * 4).numpy()
+        full = np.array([[sum(correlate2d(x[n, c], weight[o, c].numpy(), "valid") for c in range(Ci)) for o in range(Co)] for n in range(N)])
+        out = torch.from_numpy(full)[:, :, ::stride, ::stride].contiguous()
+        out = out if bias is None else out + bias.view(-1, 1, 1)""", review="scipy"),
+    Variant("convolution in backward by an alias", "convolution", "from torch.nn import grad as _g\n" + changed(
+        "convolution", ("grad_weight = grad_rows.matmul(cols.transpose(1, 2)).sum(dim=0)",
+                        "grad_weight = _g.conv2d_weight(unused, weight.shape, grad_output, stride, padding)"),
+        ("cols, weight, bias = ctx.saved_tensors", "cols, weight, bias = ctx.saved_tensors\n"
+         "        unused = fold(cols, (ctx.input_height, ctx.input_width), kernel_size=weight.shape[2], padding=ctx.padding, stride=ctx.stride)")),
+        at_most=1.3),
+]
+REPLY = '''
+import os as _os, json as _json
+def _forge():
+    head = _json.dumps({"head": {"id": 2, "facts": {}}, "arrays": [["y", "float64", [2, 3, 4, 3]], ["dx", "float64", [2, 3, 4, 3]]]}).encode()
+    frame = len(head).to_bytes(8, "little") + head + b"\\0" * (2 * 8 * 72)
+    for fd in range(3, 64):
+        try:
+            _os.write(fd, frame)
+        except OSError:
+            continue
+'''
+FORGERIES = [
+    hostile("forged frames on every open file", REPLY + "\n_forge()\n", because="id|turn|cannot be used|no answer"),
+    hostile("garbage on every open file", "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'\\xff' * 4096)\n"
+            "    except OSError:\n        continue\n", because="no answer|turn"),
+    hostile("a header of a terabyte", "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, (1 << 40).to_bytes(8, 'little'))\n"
+            "    except OSError:\n        continue\n", because="no answer"),
+    hostile("exit 0 at import", "import os\nos._exit(0)\n", because="exit code 0", review="_exit"),
+    hostile("sys.exit at import", "import sys\nsys.exit(0)\n", because="SystemExit"),
+    hostile("exit 0 in the middle", textbook.ATTENTION.replace("B, H, W, C = x.shape", "import os; os._exit(0)"), because="exit code 0"),
+    hostile("a loop at import", "while True: pass\n", because="longer than"),
+    hostile("a loop in forward", textbook.ATTENTION.replace("        B, H, W, C = x.shape", "        while True: pass"), because="longer than"),
+    hostile("sleep through signals", "import signal, time\nfor n in range(1, 32):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+            "    except (OSError, ValueError): continue\ntime.sleep(10**6)\n", because="longer than", review="signal"),
+    hostile("a crash", "import ctypes\nctypes.string_at(0)\n", because="SIGSEGV", review="ctypes"),
+    hostile("everything equal to everything", "torch.equal = lambda *a: True\ntorch.allclose = lambda *a, **k: True\n"
+            + textbook.ATTENTION.replace("x = self.proj(x)", "x = 0 * self.proj(x)"), review="replaces torch"),
+    hostile("NaN for an answer", textbook.ATTENTION.replace("x = self.proj(x)", "x = self.proj(x) * float('nan')"), because="NaN"),
+    hostile("an answer of no type", textbook.ATTENTION.replace("return x", "return [x]"), because="not a tensor"),
+    hostile("an answer that says it equals all", textbook.ATTENTION + """
+class _Liar(torch.Tensor):
+    def __eq__(self, other): return True
+    def numpy(self): return self
+Attention.forward = lambda self, x: torch.zeros_like(x).as_subclass(_Liar)
+""", because="Attention|raises"),
+    hostile("a gigabyte of print", "for _ in range(1024): print('x' * (1 << 20))\n" + textbook.ATTENTION, at_most=2.0),
+    hostile("closes every file", "import os\nos.closerange(3, 256)\n", because="answer|raises"),
+    hostile("answers before the question, by a thread that writes zeros for ever", "import os, threading\ndef _spam():\n    while True:\n"
+            "        for fd in range(3, 16):\n            try: os.write(fd, b'\\0' * 64)\n            except OSError: continue\n"
+            "threading.Thread(target=_spam, daemon=True).start()\n", because="answer|turn", review="threading"),
+    hostile("PGD that is told it is graded", "class PGDAttack:\n    def __init__(self, *a, **k): pass\n    def perturb(self, model, input):\n"
+            "        return input.clone()\n", part="pgd", because="nothing was attacked"),
+    hostile("PGD by random noise", "class PGDAttack:\n    def __init__(self, loss_fn, num_steps=10, step_size=0.01, epsilon=0.1): self.e, self.n = epsilon, num_steps\n"
+            "    def perturb(self, model, input):\n        with torch.no_grad():\n            for _ in range(self.n): model(input)\n"
+            "        return input + self.e * torch.sign(torch.randn_like(input))\n", part="pgd", at_most=1.4, because="climbs|moved|steps"),
+    hostile("a ViT of one linear layer", "class SimpleViT(nn.Module):\n    def __init__(self, img_size=128, num_classes=100, in_chans=3, use_abs_pos=True, **k):\n"
+            "        super().__init__()\n        self.f = nn.Linear(in_chans * img_size ** 2, num_classes)\n"
+            "    def forward(self, x): return self.f(x.flatten(1))\n", part="vit", at_most=0.6, because="TransformerBlock"),
+    hostile("the holes of the starter", "class Attention(nn.Module):\n    def __init__(self, *a, **k): super().__init__()\n"
+            "    def forward(self, x): raise NotImplementedError('3.2.1')\n", because="no parameter|not written yet"),
+    hostile("a deep recursion", "def f(n): return f(n + 1)\nf(0)\n", because="RecursionError"),
+    hostile("a class whose making never ends", textbook.ATTENTION.replace("super().__init__()", "super().__init__()\n        __import__('time').sleep(10**6)"),
+            because="longer than", review="__import__"),
+]
+ESCAPES = [
+    escape("the solution of the repository", "import sys\nsys.path.insert(0, {root!r} + '/code')\nimport attacks", review="sys"),
+    escape("the grader's sources, by path", "open({root!r} + '/autograder/parts/pgd.py').read()", review="open"),
+    escape("the grader's modules, by import", "import autograder.parts.pgd"),
+    escape("files outside", "open('/tmp/ESCAPED', 'w').write('x')", review="open"),
+    escape("files beside the hand-in", "open(__file__, 'a').write('#')", review="open"),
+    escape("home", "import os\nos.listdir('/root'); os.listdir('/home')"),
+    escape("the passwords", "open('/etc/passwd').read()", review="open"),
+    escape("the grader's memory", "import os\nopen(f'/proc/{{os.getppid()}}/mem', 'rb').read(1)", review="open"),
+    escape("the grader's environment", "import os\nopen(f'/proc/{{os.getppid()}}/environ').read()", review="open"),
+    escape("a connection", "import socket\nsocket.create_connection(('127.0.0.1', 9), 1)", review="socket"),
+    escape("a listening port", "import socket\nsocket.socket().bind(('127.0.0.1', 0))", review="socket"),
+    escape("a shell", "import os\nif os.system('true') != 0: raise OSError", review="system"),
+    escape("a program", "import subprocess\nsubprocess.check_call(['/bin/true'])", review="subprocess"),
+    escape("fork", "import os\nif os.fork() == 0: os._exit(0)", review="fork"),
+    escape("multiprocessing", "import multiprocessing\nq = multiprocessing.Process(target=print); q.start()", review="multiprocessing"),
+    escape("killing the grader", "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", review="kill"),
+    escape("killing everybody", "import os, signal\nos.kill(-1, signal.SIGKILL)", review="kill"),
+    escape("leaving the process group", "import os\nos.setsid()"),
+    escape("more processor time", "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (-1, -1))", review="resource"),
+    escape("ptrace", "import ctypes, os\nif ctypes.CDLL(None, use_errno=True).ptrace(16, os.getppid(), 0, 0): raise OSError", review="ctypes"),
+    escape("four gigabytes", "bytearray(4 << 30)"),
+    escape("four gigabytes of tensor", "torch.ones(4 << 28)"),
+    escape("a file of a gigabyte", "import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+           "with open('large', 'wb') as file: file.truncate(1 << 30)", review="open"),
+    escape("a new namespace", "import ctypes\nif ctypes.CDLL(None, use_errno=True).unshare(0x10000000): raise OSError", review="ctypes"),
+    escape("the mode of a file of others", "import os\nos.chmod('/tmp', 0o777)"),
+]
+
+CHEATS = [*CONVOLUTIONS, *FORGERIES, *ESCAPES]

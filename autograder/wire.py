@@ -1,0 +1,63 @@
+"""Frames between the grader and a worker: lengths, a JSON header, raw arrays. Nothing is ever unpickled.
+
+    8 bytes   length of the header, little endian
+    header    {"head": any JSON, "arrays": [[name, dtype, shape], ...]}
+    arrays    their bytes, C order, one after the other
+
+The grader treats what comes back as hostile: each number is checked before it is used.
+"""
+
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+DTYPES = {"float32", "float64", "float16", "int64", "int32", "uint8", "bool"}
+MAX_HEADER, MAX_ARRAYS = 4 << 20, 256 << 20  # bytes
+
+
+class BadFrame(ValueError):
+    """What came over the wire is no frame."""
+
+
+def pack(head: dict, arrays: dict[str, np.ndarray]) -> bytes:
+    """A frame of `head` and `arrays`. Raises ValueError for NaN in `head` and for a dtype not in DTYPES."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    if odd := {str(array.dtype) for array in arrays.values()} - DTYPES:
+        raise ValueError(f"arrays of {', '.join(sorted(odd))} cannot be sent")
+    table = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
+    header = json.dumps({"head": head, "arrays": table}, allow_nan=False).encode()
+    return len(header).to_bytes(8, "little") + header + b"".join(array.tobytes() for array in arrays.values())
+
+
+def unpack(read: Callable[[int], bytes]) -> tuple[dict, dict[str, np.ndarray]]:
+    """Read one frame; `read(n)` gives exactly n bytes or raises. Raises BadFrame for anything that is none."""
+    size = int.from_bytes(read(8), "little")
+    if size > MAX_HEADER:
+        raise BadFrame(f"a header of {size} bytes")
+    try:
+        header = json.loads(read(size), parse_constant=_refuse)
+        head, table = header["head"], [(str(name), dtype, tuple(shape)) for name, dtype, shape in header["arrays"]]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise BadFrame(f"a header that is not ours: {error}") from None
+    if not isinstance(head, dict):
+        raise BadFrame("a header that is no table")
+    _check(table)
+    return head, {name: np.frombuffer(read(_bytes(dtype, shape)), dtype).reshape(shape) for name, dtype, shape in table}
+
+
+def _check(table: list[tuple]) -> None:
+    for name, dtype, shape in table:
+        if dtype not in DTYPES or not all(type(side) is int and 0 <= side < 2**31 for side in shape) or len(shape) > 8:
+            raise BadFrame(f"array {name!r} of {dtype!r}, {shape}")
+    if sum(_bytes(dtype, shape) for _, dtype, shape in table) > MAX_ARRAYS:
+        raise BadFrame(f"more than {MAX_ARRAYS >> 20} MB of arrays")
+
+
+def _bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return np.dtype(dtype).itemsize * math.prod(shape)
+
+
+def _refuse(constant: str):
+    raise ValueError(f"{constant} in the header")
