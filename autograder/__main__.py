@@ -57,9 +57,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         return added
 
     def seed_and_year(to: argparse.ArgumentParser) -> None:
-        to.add_argument("--seed", type=natural, metavar="N", help="draws the cases; printed, so that a mark can be reproduced "
+        to.add_argument("--seed", type=natural, metavar="N", help="draws the cases; printed, so that a mark can be "
+                                                                  "reproduced "
                                                                   "(default: a new one)")
-        to.add_argument("--year", type=int, choices=range(2022, 2026), default=2025, help="2022 and 2023: Attention and "
+        to.add_argument("--year", type=int, choices=range(2022, 2026), default=2025, help="2022 and 2023: Attention "
+                                                                                          "and "
                         "TransformerBlock were helper code (default: 2025)")
 
     one = command("grade", grade_one, "grade a zip or a folder")
@@ -67,14 +69,17 @@ def get_args_parser() -> argparse.ArgumentParser:
     one.add_argument("--json", type=Path, metavar="FILE", help="write Gradescope's results.json as well")
     one.add_argument("--part", action="append", choices=list(rubric.PARTS), help="this part only; may be given again")
     one.add_argument("--all", action="store_true", help="show passed checks as well")
-    one.add_argument("--handed-in", action="store_true", help="PATH is an unpacked zip: data, logs and models must not be "
+    one.add_argument("--handed-in", action="store_true", help="PATH is an unpacked zip: data, logs and models must "
+                                                              "not be "
                                                               "in it")
     seed_and_year(one)
 
     many = command("batch", grade_class, "grade all zips and folders in a folder")
     many.add_argument("folder", type=Path, metavar="DIR")
-    many.add_argument("--csv", type=Path, required=True, metavar="FILE", help="a row for each; FILE.md and FILE.marks/ beside")
-    many.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="at a time (default: one a core)")
+    many.add_argument("--csv", type=Path, required=True, metavar="FILE", help="a row for each; FILE.md and "
+                                                                              "FILE.marks/ beside")
+    many.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="at a time (default: "
+                                                                                              "one a core)")
     seed_and_year(many)
 
     command("doctor", doctor.examine, "say what this machine can enforce, by trying it")
@@ -87,8 +92,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     hand_out.add_argument("out", type=Path, metavar="OUT", help="the folder; OUT.zip is written beside it")
     hand_out.add_argument("--quick", action="store_true", help="leave out the checks that run the starter")
 
-    own = command("selftest", test_itself, "grade wrong, unusual and hostile solutions, and see whether the grader is right")
-    own.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="at a time (default: one a core)")
+    own = command("selftest", test_itself, "grade wrong, unusual and hostile solutions, and see whether the grader is "
+                                           "right")
+    own.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="at a time (default: one "
+                                                                                             "a core)")
     own.add_argument("--quick", action="store_true", help="every sixth only")
     own.add_argument("--only", metavar="WORD", help="those with this in their name")
     own.add_argument("--seed", type=natural, metavar="N", help="(default: a new one)")

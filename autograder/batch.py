@@ -47,7 +47,8 @@ def grade_all(folder: Path, table: Path, jobs: int, options: dict, tell=print) -
                 content, fresh = result.result()
                 rows[path.name] = row(path.name, content)
                 write_table(table, list(rows.values()))
-                tell(f"{done}/{len(paths)} {path.name}: {rows[path.name]['status']}, {rows[path.name]['points']:g} points"
+                tell(f"{done}/{len(paths)} {path.name}: {rows[path.name]['status']}, {rows[path.name]['points']:g} "
+                     "points"
                      f"{'' if fresh else ' (from before)'}, {time.monotonic() - began:.0f} s")
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
@@ -78,10 +79,11 @@ def in_a_process(path: Path, options: dict) -> dict:
         out = Path(folder) / "results.json"
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         try:
-            done = subprocess.run([sys.executable, "-m", "autograder", "grade", str(path.resolve()), "--json", str(out), *flags],
-                                  cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+            command = [sys.executable, "-m", "autograder", "grade", str(path.resolve()), "--json", str(out), *flags]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            return report.not_graded(path.name, f"the grader itself took longer than {SECONDS} s: please tell its authors")
+            return report.not_graded(path.name, f"the grader itself took longer than {SECONDS} s: please tell its "
+                                                "authors")
         if done.returncode in (0, 2) and out.exists():
             return json.loads(out.read_text())
         return report.not_graded(path.name, "the grader itself failed, which is no fault of the hand-in: "
@@ -111,7 +113,8 @@ def row(name: str, results: dict) -> dict:
             "why": "; ".join(mark["violations"] + mark["notes"])}
 
 
-COLUMNS = ["name", "status", "points", *rubric.PARTS, "hand-in", "seed", "seconds", "review", "isolation", "failed", "why"]
+COLUMNS = ["name", "status", "points", *rubric.PARTS, "hand-in", "seed", "seconds", "review", "isolation", "failed",
+           "why"]
 
 
 def write_table(path: Path, rows: list[dict]) -> None:
@@ -132,13 +135,17 @@ def write_text(path: Path, text: str) -> None:
 
 def about_the_class(paths: list[Path], contents: list[dict]) -> str:
     """Markdown: points, how many passed each check, the commonest failures with examples."""
-    marks = [(path.name, content["extra_data"]["mark"]) for path, content in zip(paths, contents)
-             if "mark" in content["extra_data"]]
-    rest = [(path.name, content["output"]) for path, content in zip(paths, contents) if "mark" not in content["extra_data"]]
+    marks, rest = [], []
+    for path, content in zip(paths, contents):
+        if "mark" in content["extra_data"]:
+            marks.append((path.name, content["extra_data"]["mark"]))
+        else:
+            rest.append((path.name, content["output"]))
     lines = ["# The class", "", f"{len(marks)} graded, {len(rest)} not graded."]
     if marks:
         points = [mark["points"] for _, mark in marks]
-        lines += [f"Points by machine: median {statistics.median(points):g}, from {min(points):g} to {max(points):g}.", "",
+        lines += [f"Points by machine: median {statistics.median(points):g}, from {min(points):g} to "
+                  f"{max(points):g}.", "",
                   "| check | passed | of |", "|---|---|---|"]
         passed, failures = Counter(), defaultdict(list)
         for name, mark in marks:

@@ -61,7 +61,8 @@ def examine(args=None) -> int:
         print(f"  {name.replace('_', ' '):<24}{end}")
     open_doors = [name for name, end in found.items() if end == "possible"]
     print("student code is held back from all of these" if not open_doors else
-          f"student code could: {', '.join(name.replace('_', ' ') for name in open_doors)}. Grade unknown hand-ins on Linux "
+          f"student code could: {', '.join(name.replace('_', ' ') for name in open_doors)}. Grade unknown hand-ins on "
+          "Linux "
           "5.13 or newer, or in a container that is thrown away")
     return 0
 

@@ -212,16 +212,23 @@ def raised(error: StudentError) -> str:
 
 
 HINTS = {
-    "view size is not compatible": "A gradient or a permuted tensor need not be contiguous: reshape() where view() cannot",
-    "is a view and is being modified inplace": "The output of forward is a view, which ReLU(inplace=True) behind it may "
-                                               "not write into: return a tensor of its own, as .clone() or contiguous() make",
-    "returned an incorrect number of gradients": "backward returns one value for each argument of forward: five, of which "
+    "view size is not compatible": "A gradient or a permuted tensor need not be contiguous: reshape() where view() "
+                                   "cannot",
+    "is a view and is being modified inplace": "The output of forward is a view, which ReLU(inplace=True) behind it "
+                                               "may "
+                                               "not write into: return a tensor of its own, as .clone() or "
+                                               "contiguous() make",
+    "returned an incorrect number of gradients": "backward returns one value for each argument of forward: five, of "
+                                                 "which "
                                                  "the last two are None",
-    "maximum recursion depth": "Does forward call the attack, which calls forward, which calls the attack? Attack only if "
+    "maximum recursion depth": "Does forward call the attack, which calls forward, which calls the attack? Attack "
+                               "only if "
                                "self.training, and in evaluation mode",
-    "cannot import name 'Attention' from 'custom_blocks'": "Attention has been yours to write since 2024; staff grade files "
+    "cannot import name 'Attention' from 'custom_blocks'": "Attention has been yours to write since 2024; staff grade "
+                                                           "files "
                                                            "of before with --year 2023",
-    "cannot import name 'TransformerBlock' from 'custom_blocks'": "TransformerBlock is in student_code.py since 2025; staff "
+    "cannot import name 'TransformerBlock' from 'custom_blocks'": "TransformerBlock is in student_code.py since 2025; "
+                                                                  "staff "
                                                                   "grade files of before with --year 2023",
     "missing 1 required positional argument: 'normalize'": "Is it called while importing?",
     "No module named": "The grader has Python's standard library, torch, torchvision, numpy, OpenCV and the files of "

@@ -1,4 +1,4 @@
-"""The zip for Gradescope: setup.sh and run_autograder at its root, the grader, pinned requirements. No solution in it."""
+"""The zip for Gradescope: setup.sh and run_autograder at its root, the grader, pinned requirements; no solution."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ cd "$base/source" || exit 1
   --seed {seed} --year {year} --json "$base/results/results.json"
 code=$?
 if [ ! -s "$base/results/results.json" ]; then
-  echo '{{"score": 0, "output": "The grader did not start; please tell the staff.", "tests": []}}' > "$base/results/results.json"
+  echo '{{"score": 0, "output": "The grader did not start; please tell the staff."}}' > "$base/results/results.json"
 fi
 [ "$code" -eq 2 ] && exit 0  # the result says why it could not be graded
 exit "$code"

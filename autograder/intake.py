@@ -67,7 +67,8 @@ class ZipSource:
         self.infos: dict[PurePosixPath, zipfile.ZipInfo] = {}
         try:
             if path.stat().st_size > MAX_ZIP:
-                raise CannotGrade(f"{path.name} has {path.stat().st_size >> 20} MB, more than {MAX_ZIP >> 20}: leave data, "
+                raise CannotGrade(f"{path.name} has {path.stat().st_size >> 20} MB, more than {MAX_ZIP >> 20}: leave "
+                                  "data, "
                                   "logs and models out; python zip_submission.py does")
             self.archive = zipfile.ZipFile(path)
         except OSError as error:
@@ -172,7 +173,7 @@ def missing(files) -> str:
     near = [str(name) for name in files if name.suffix == ".py" and "student" in name.name.lower()]
     notebooks = [str(name) for name in files if name.suffix == ".ipynb"]
     if near:
-        return f"there is no code/student_code.py; is it {near[0]}? The name has to be student_code.py, letter for letter"
+        return f"there is no code/student_code.py; is it {near[0]}? The name has to be student_code.py, exactly"
     if notebooks:
         return f"there is no code/student_code.py, but a notebook, {notebooks[0]}: export its code as student_code.py"
     some = ", ".join(str(name) for name in list(files)[:5]) or "no file"
@@ -192,13 +193,15 @@ def copy_sources(source, folder: PurePosixPath, into: Path, helper_names: set[st
         if len(inside.parts) == 1 and top in helper_names:
             continue
         if top in SHADOWS or top in sys.stdlib_module_names:
-            submission.notes.append(f"{name} has the name of a module that Python or PyTorch brings, {top}, and would be "
+            submission.notes.append(f"{name} has the name of a module that Python or PyTorch brings, {top}, and would "
+                                    "be "
                                     "imported in its place: it was left out; give it another name")
             continue
         data = source.read(name)
         total += len(data)
         if len(data) > MAX_SOURCE or total > MAX_SOURCES:
-            raise CannotGrade(f"{name} makes more than {(MAX_SOURCE if len(data) > MAX_SOURCE else MAX_SOURCES) >> 20} MB of "
+            raise CannotGrade(f"{name} makes more than "
+                              f"{(MAX_SOURCE if len(data) > MAX_SOURCE else MAX_SOURCES) >> 20} MB of "
                               "Python: that is no hand-in of this sheet")
         target = into / inside
         target.parent.mkdir(parents=True, exist_ok=True)

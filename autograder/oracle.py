@@ -30,7 +30,8 @@ def convolve_backward(x, w, dy, stride=1, padding=0) -> dict[str, np.ndarray]:
     dx = np.zeros((*x.shape[:2], x.shape[2] + 2 * padding, x.shape[3] + 2 * padding))
     for k in range(K):
         for m in range(K):
-            dx[:, :, k:k + stride * Ho:stride, m:m + stride * Wo:stride] += np.einsum("nohw,oi->nihw", dy, w[:, :, k, m])
+            seen = np.s_[:, :, k:k + stride * Ho:stride, m:m + stride * Wo:stride]
+            dx[seen] += np.einsum("nohw,oi->nihw", dy, w[:, :, k, m])
     inner = np.s_[:, :, padding:padding + x.shape[2], padding:padding + x.shape[3]]
     return {"dx": dx[inner], "dw": np.einsum("nihwkl,nohw->oikl", patches(x, K, stride, padding), dy),
             "db": dy.sum((0, 2, 3))}
@@ -73,7 +74,7 @@ def windowed(x, weights, heads: int, size: int) -> np.ndarray:
     """Attention inside size x size windows, zero-padded at the right and the bottom; size 0: everywhere."""
     if size == 0:
         return attention(x, weights, heads)
-    B, H, W, C = x.shape
+    H, W = x.shape[1:3]
     x = np.pad(x, ((0, 0), (0, -H % size), (0, -W % size), (0, 0)))
     y = np.empty_like(x)
     for i in range(0, x.shape[1], size):
@@ -93,7 +94,7 @@ def mlp(x, weights) -> np.ndarray:
 
 
 def branches(x, weights, heads: int, size: int, factors=(1.0, 1.0)) -> np.ndarray:
-    """The pre-norm block, x + f0 * attention(norm1(x)), then y + f1 * mlp(norm2(y)); f is 0 or 1/keep under drop path."""
+    """The pre-norm block: x + f0 * attention(norm1(x)), y + f1 * mlp(norm2(y)); f is 0 or 1/keep under drop path."""
     y = x + factors[0] * windowed(layer_norm(x, weights, "norm1"), weights, heads, size)
     return y + factors[1] * mlp(layer_norm(y, weights, "norm2"), weights)
 

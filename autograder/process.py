@@ -43,7 +43,8 @@ class Worker:
         self.answer_s, self.count = answer_s, 0
         self.scratch = tempfile.mkdtemp(prefix="grading-")
         self.printed = bytearray()
-        environment = {**ONE_THREAD, "PATH": os.defpath, "HOME": self.scratch, "TMPDIR": self.scratch, "LANG": "C.UTF-8"}
+        environment = {**ONE_THREAD, "PATH": os.defpath, "LANG": "C.UTF-8", "HOME": self.scratch,
+                       "TMPDIR": self.scratch}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
             stderr=subprocess.PIPE, cwd=self.scratch, env=environment, start_new_session=True)

@@ -14,7 +14,8 @@ def show(mark: Mark, all_checks: bool = False) -> str:
     """The table of parts, a line for each failed check (or for each check), what staff should look at."""
     lines = [f"{'part':<14}{'points':>7}   of"]
     for part in mark.parts:
-        lines.append(f"{part.name:<14}{part.points:7.2f} {part.out_of:4g}  {'bonus: ' if part.bonus else ''}{part.title}"
+        lines.append(f"{part.name:<14}{part.points:7.2f} {part.out_of:4g}  "
+                     f"{'bonus: ' if part.bonus else ''}{part.title}"
                      f"{' (graded by hand)' if part.manual else ''}")
         lines += [] if part.manual else failures(part, all_checks)
     lines += [f"{'hand-in':<14}{-mark.penalty:7.2f}       {rule}" for rule in mark.violations]
@@ -37,7 +38,8 @@ def failures(part: PartMark, all_checks: bool) -> list[str]:
         return [f"    all checks: {reasons.pop()}"]
     lines = [f"    -{verdict.out_of:.2f} {verdict.title}: {verdict.feedback}" for verdict in failed]
     if all_checks:
-        lines = [f"    +{verdict.points:.2f} {verdict.title}" for verdict in part.verdicts if not verdict.feedback] + lines
+        passed = [verdict for verdict in part.verdicts if not verdict.feedback]
+        lines = [f"    +{verdict.points:.2f} {verdict.title}" for verdict in passed] + lines
     return lines
 
 
@@ -74,10 +76,9 @@ def test(part: PartMark, number: int) -> dict:
 
 def not_graded(name: str, reason: str) -> dict:
     """results.json for a hand-in that there was nothing to grade of, or that is not finished."""
-    return {"score": 0, "output": reason, "output_format": "text", "visibility": "visible", "stdout_visibility": "hidden",
-            "tests": [{"name": "hand-in", "number": "1", "score": 0, "max_score": rubric.REGULAR, "status": "failed",
-                       "output": reason, "output_format": "text", "visibility": "visible"}],
-            "extra_data": {"not_graded": name}}
+    said = {"score": 0, "output": reason, "output_format": "text", "visibility": "visible"}
+    return {**said, "stdout_visibility": "hidden", "extra_data": {"not_graded": name},
+            "tests": [{**said, "name": "hand-in", "number": "1", "max_score": rubric.REGULAR, "status": "failed"}]}
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -1,5 +1,7 @@
-"""The grader's own test: wrong solutions must lose points for the right reason, unusual right ones none, and cheats must
-get nowhere. Prints what was not as it should be, and a confusion table."""
+"""The grader's own test: wrong solutions lose points for the right reason, right ones none, cheats get nowhere.
+
+Prints what was not as it should be, and a confusion table.
+"""
 
 import re
 import tempfile

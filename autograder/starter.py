@@ -139,7 +139,8 @@ def keeps_signatures(tree: Path) -> None:
     ours, theirs = signatures(CODE / "student_code.py"), signatures(tree / "code/student_code.py")
     for name, arguments in theirs.items():
         if ours.get(name) != arguments:
-            raise StarterError(f"student_code.py: {name}({arguments}) of the starter is {name}({ours.get(name)}) in the "
+            raise StarterError(f"student_code.py: {name}({arguments}) of the starter is {name}({ours.get(name)}) in "
+                               "the "
                                "solution")
     for name in CONTRACT - set(theirs):
         raise StarterError(f"student_code.py of the starter has no {name}, which students have to fill in")
@@ -177,7 +178,8 @@ def leaks_nothing(tree: Path) -> None:
 
 
 def python(tree: Path, *command: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-B", *command], cwd=tree / "code", capture_output=True, text=True, timeout=600)
+    return subprocess.run([sys.executable, "-B", *command], cwd=tree / "code", capture_output=True, text=True,
+                          timeout=600)
 
 
 def imports(tree: Path) -> None:

@@ -12,7 +12,7 @@ OWN = re.compile(r"^(custom_conv2d|CustomConv2d|CustomConv2DFunction)$")
 DOUBTFUL = {  # modules and names with no business in this sheet: shown to staff, never a deduction by itself
     "modules": {"ctypes", "gc", "inspect", "threading", "multiprocessing", "subprocess", "socket", "signal", "resource",
                 "pickle", "marshal", "importlib", "builtins", "scipy", "sys", "faulthandler", "atexit", "mmap", "code",
-                "types", "weakref", "urllib", "requests", "http", "asyncio", "concurrent", "tempfile", "shutil", "glob"},
+                "types", "weakref", "urllib", "http", "asyncio", "concurrent", "tempfile", "shutil", "glob"},
     "attributes": {"_C", "library", "_ops", "ops", "fft", "_dispatch", "jit", "overrides", "_python_dispatch",
                    "system", "popen", "fork", "kill", "_exit", "__globals__", "__closure__", "__code__", "__builtins__",
                    "__subclasses__", "f_back", "f_globals", "_getframe", "settrace", "setprofile",

@@ -18,7 +18,8 @@ def train(ask, rng, training: bool = True) -> tuple[dict, dict, np.ndarray]:
             raise
         facts, results = ask("adversarial_training", {"x": x}, own_attack=True, **settings)
     if not facts["passes"]:
-        raise Wrong(f"the images never reach a convolution of {facts['class']} with 3 input channels: build it from conv_op")
+        raise Wrong(f"the images never reach a convolution of {facts['class']} with 3 input channels: build it from "
+                    "conv_op")
     return facts, results, x
 
 
@@ -26,7 +27,8 @@ def attacked(facts: dict, results: dict, x: np.ndarray) -> None:
     """Raise Wrong unless the last pass, the one that is learnt from, saw attacked images."""
     if len(facts["passes"]) == 1 or np.array_equal(results["last"], x):
         never = "once, with the clean images" if len(facts["passes"]) == 1 else "with the clean images in its last pass"
-        raise Wrong(f"in training mode {facts['class']} runs {never}: no adversarial sample is trained on. The driver calls "
+        raise Wrong(f"in training mode {facts['class']} runs {never}: no adversarial sample is trained on. The driver "
+                    "calls "
                     "model(images), without labels, so that forward has to attack by itself if self.training")
 
 
@@ -36,7 +38,8 @@ def attacks(ask, rng):
     attacked(facts, results, x)
     far = float(np.abs(results["last"] - x).max())
     if far > 0.5:
-        raise Wrong(f"the images that it trains on are up to {far:.2g} away from the clean ones: more than an attack of "
+        raise Wrong(f"the images that it trains on are up to {far:.2g} away from the clean ones: more than an attack "
+                    "of "
                     "epsilon 0.1 may do")
     if results["logits"].shape != (2, 5):
         raise Wrong(f"it gives {results['logits'].shape} logits for 2 images and 5 classes")
@@ -66,9 +69,11 @@ def learns(ask, rng):
     facts, results, x = train(ask, rng)
     attacked(facts, results, x)
     if facts.get("left_over"):
-        raise Wrong("after forward there are gradients on the parameters already: the attack's would be added to the loss's")
+        raise Wrong("after forward there are gradients on the parameters already: the attack's would be added to the "
+                    "loss's")
     if not all(facts["reached"]):
-        raise Wrong(f"the loss's gradient reaches {sum(facts['reached'])} of {len(facts['reached'])} parameters: forward "
+        raise Wrong(f"the loss's gradient reaches {sum(facts['reached'])} of {len(facts['reached'])} parameters: "
+                    "forward "
                     "runs under no_grad, or the output is detached, or parameters stay frozen")
 
 

@@ -1,5 +1,6 @@
 """3.2.1: multi-head self-attention. Weights have a spread of 0.3: with 0.02 a missing scale changes nothing visible."""
 
+from functools import partial
 from itertools import permutations, product
 
 import numpy as np
@@ -17,10 +18,10 @@ class Case:
         self.heads, self.bias = heads, bias
         self.x = rng.normal(size=(B, H, W, dim))
         self.dy = rng.normal(size=self.x.shape)
-        self.weights = {"qkv.weight": rng.normal(size=(3 * dim, dim)) * 0.3, "proj.weight": rng.normal(size=(dim, dim)) * 0.3,
-                        "proj.bias": rng.normal(size=dim) * 0.3}
-        if bias:
-            self.weights["qkv.bias"] = rng.normal(size=3 * dim) * 0.3
+        shapes = {"qkv.weight": (3 * dim, dim), "qkv.bias": (3 * dim,), "proj.weight": (dim, dim), "proj.bias": (dim,)}
+        self.weights = {name: rng.normal(size=size) * 0.3 for name, size in shapes.items()}
+        if not bias:
+            del self.weights["qkv.bias"]
 
     def __str__(self) -> str:
         B, H, W, C = self.x.shape
@@ -48,7 +49,7 @@ class Case:
                   "Q K^T is scaled twice": 1 / width}
         rows = "The softmax is over the queries: it has to be over the keys, the last dimension"
         for layout in LAYOUTS:
-            make = lambda layout=layout, **form: oracle.attention(self.x, self.weights, self.heads, layout=layout, **form)  # noqa: E731
+            make = partial(oracle.attention, self.x, self.weights, self.heads, layout=layout)
             for sentence, scale in scales.items():
                 yield sentence, make(scale=scale)
             yield rows, make(axis=-2)

@@ -106,12 +106,14 @@ def drop_path(ask, rng):
     for n in range(len(got)):
         kind = next((kind for kind, outputs in kinds.items() if any(same(got[n], y[n]) for y in outputs)), None)
         if kind is None:
-            raise Wrong(f"in training mode, with drop_path=0.5, sample {n} is none of the four: x plus attention times 0 "
+            raise Wrong(f"in training mode, with drop_path=0.5, sample {n} is none of the four: x plus attention "
+                        "times 0 "
                         f"or 2, plus MLP times 0 or 2{not_dropped(case, got)}. DropPath goes around each branch, "
                         "not around the shortcut")
         seen.add(kind)
     if len(seen) < 4:
-        raise Wrong(f"in training mode, with drop_path=0.5, of 64 samples {len(seen)} of the four outcomes came: the two "
+        raise Wrong(f"in training mode, with drop_path=0.5, of 64 samples {len(seen)} of the four outcomes came: the "
+                    "two "
                     "branches have to be dropped independently, each sample by itself")
 
 

@@ -76,7 +76,7 @@ class Case:
             yield "It is flipped", right["dw"][:, :, ::-1, ::-1]
             yield "Its height and width are swapped", right["dw"].swapaxes(2, 3)
             for mixed in reordered(right["dw"]):
-                yield "Channels and kernel positions are in the wrong order when it is put into the weight's shape", mixed
+                yield "Channels and kernel positions are in the wrong order in the weight's shape", mixed
         if name == "db":
             yield "It has one value for each image: sum over the images as well", dy.sum((2, 3))
             yield "It has one value for each column: sum over the width as well", dy.sum((0, 2))
@@ -86,7 +86,7 @@ class Case:
 def reordered(w: np.ndarray) -> list[np.ndarray]:
     """A weight Co,Ci,K,K whose channels and kernel positions are taken for each other: either way round."""
     Co, Ci, K, _ = w.shape
-    return [w.reshape(Co, K * K, Ci).swapaxes(1, 2).reshape(w.shape), w.reshape(Co, Ci, K * K).swapaxes(1, 2).reshape(w.shape)]
+    return [w.reshape(Co, *sides).swapaxes(1, 2).reshape(w.shape) for sides in ((K * K, Ci), (Ci, K * K))]
 
 
 def forward(ask, case: Case, **settings) -> dict:
@@ -194,7 +194,8 @@ def types(ask, rng):
         case = Case(rng, K=3, padding=1, dtype=dtype)
         facts, results = case.ask(ask)
         if facts.get("dtype") != dtype:
-            raise Wrong(f"input, weight and bias of {dtype} give an output of {facts.get('dtype')}: a buffer of a fixed "
+            raise Wrong(f"input, weight and bias of {dtype} give an output of {facts.get('dtype')}: a buffer of a "
+                        "fixed "
                         "type? Make it with x.new_zeros or torch.zeros_like")
         # A kernel rounded to float32 on the way differs by 1e-7 here. What else is wrong is another check's matter.
         if not same(results["y"], case.y, tolerance) and same(results["y"], case.y, 1e-5):

@@ -4,7 +4,7 @@ Accuracy says little: an attack that climbs instead of descending lowers it, too
 the network is compared with the step that should have led there. A random start and a label chosen once are accepted.
 """
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -72,7 +72,7 @@ def is_step(case: Case, before, after, gradient, factor: float = -1.0) -> bool:
 def share_descending(case: Case, start, end, choose) -> float:
     """The share of pixels that moved against the gradient of the loss of a label, of those that moved.
 
-    `choose` takes logits to labels. The label may have been chosen where the step begins or on the clean image: for each
+    `choose` takes logits to labels. The label may be chosen where the step begins or on the clean image: for each
     image the one that fits better counts.
     """
     moved = np.abs(end - start) > 1e-6
@@ -95,7 +95,7 @@ def most(logits):
 
 @check("pgd", "it goes down the loss of its label, not up", weight=3)
 def direction(ask, rng):
-    """With two linear logits far apart no gradient turns: every pixel has to end against the sign that it began with."""
+    """With two linear logits far apart no gradient turns: every pixel ends against the sign that it began with."""
     case = Case(rng, steps=4, step=0.01, epsilon=0.5, classes=2)
     case.arrays["b"][:] = (case.net.p["b"] + [2, -2]) - case.net.logits(case.x).mean(0)
     case.net = Bowl(case.arrays)
@@ -109,7 +109,8 @@ def direction(ask, rng):
         raise Wrong("the attack climbs the loss of the least confident label, so that the network believes in it even "
                     "less: subtract step_size * sign(gradient), do not add it")
     if down < 0.9:
-        raise Wrong(f"of the pixels that moved only {100 * down:.0f} % moved against the gradient of the least confident "
+        raise Wrong(f"of the pixels that moved only {100 * down:.0f} % moved against the gradient of the least "
+                    "confident "
                     "label's loss: is it the sign of the gradient by the input?")
 
 
@@ -132,12 +133,15 @@ def label(ask, rng):
     if max(share[least], climbing[least]) > 0.95:
         return
     if climbing[most] > 0.95:
-        raise Wrong("the attack climbs the loss of the label that the network believes in most, an untargeted attack: the "
+        raise Wrong("the attack climbs the loss of the label that the network believes in most, an untargeted attack: "
+                    "the "
                     "sheet wants to go down the loss of the least confident label, logits.argmin(dim=1)")
     if share[most] > 0.95:
-        raise Wrong("the attack goes down the loss of the label that the network believes in most, which makes it surer: "
+        raise Wrong("the attack goes down the loss of the label that the network believes in most, which makes it "
+                    "surer: "
                     "the sheet wants the least confident label, logits.argmin(dim=1)")
-    raise Wrong("the label that is attacked is not the one that the network believes in least, logits.argmin(dim=1): after "
+    raise Wrong("the label that is attacked is not the one that the network believes in least, logits.argmin(dim=1): "
+                "after "
                 f"one step {100 * share[least]:.0f} % of the pixels fit that label's loss")
 
 
@@ -154,13 +158,14 @@ def box(ask, rng):
         outside = [n for n, point in enumerate(results.get("queries", [])) if point.shape == case.x.shape
                    and case.away(point).any()]
         if outside:
-            raise Wrong(f"the result is in the box, but on the way, at query {outside[0]} of {facts['count']}, the network "
+            raise Wrong(f"the result is in the box, but on the way, at query {outside[0]} of {facts['count']}, the "
+                        "network "
                         f"was asked outside it ({case}): project after each step, not at the end alone")
 
 
 def why_outside(case: Case, results: dict) -> str:
     trace = case.trace(results)
-    steps = [np.abs(after - before).max() for before, after in zip(trace, trace[1:])]
+    steps = [np.abs(after - before).max() for before, after in pairwise(trace)]
     if (results["adversarial"].min() >= 0 and results["adversarial"].max() <= 1):
         return ". It was clamped to 0..1, but normalised images are not pixels between 0 and 1"
     if steps and max(steps) > case.epsilon * 1.01:
@@ -193,7 +198,8 @@ def steps(ask, rng):
                         "gradient at the point that it starts from")
         trace = case.trace(results)
         if "queries" not in results or len(trace) < 2:
-            raise Wrong("the network was asked for parts of the batch, so that the steps cannot be followed: hand the whole "
+            raise Wrong("the network was asked for parts of the batch, so that the steps cannot be followed: hand the "
+                        "whole "
                         "batch over at once")
         if not any(follows(case, trace, rule, factor) for rule in rules(case) for factor in (-1.0, 1.0)):
             raise Wrong(f"the steps are not those of PGD ({case}){diagnosis(case, trace)}")
@@ -219,7 +225,7 @@ def follows(case: Case, trace: list, rule, factor: float) -> bool:
         if begin and not starts_anew(case, trace[begin - 1], points[0]):
             continue
         if all(is_step(case, before, after, case.net.gradient(before, rule(before)), factor)
-               for before, after in zip(points, points[1:])):
+               for before, after in pairwise(points)):
             return True
     return False
 
@@ -242,7 +248,7 @@ def diagnosis(case: Case, trace: list) -> str:
         return ". The first step is proportional to the gradient: take its sign"
     if abs(sizes.max() - case.step) > 1e-4:
         return f". The first step is {sizes.max():.3g}, expected {case.step}"
-    for n, (start, end) in enumerate(zip(trace, trace[1:])):
+    for n, (start, end) in enumerate(pairwise(trace)):
         summed = sum(case.net.gradient(point, case.labels(point)) for point in trace[:n + 1])
         own = case.net.gradient(start, case.labels(start))
         if not is_step(case, start, end, own):
@@ -260,7 +266,8 @@ def defaults(ask, rng):
     facts, results = case.ask(ask, by_default=True)
     far = float(np.abs(results["adversarial"].astype(np.float64) - case.x).max())
     if not 10 <= facts["count"] <= 12:
-        raise Wrong(f"PGDAttack(loss_fn) asks the network {facts['count']} times, expected 10: num_steps=10 is the default")
+        raise Wrong(f"PGDAttack(loss_fn) asks the network {facts['count']} times, expected 10: num_steps=10 is the "
+                    "default")
     if not 0.02 < far <= 0.1001:
         raise Wrong(f"PGDAttack(loss_fn) moves pixels by up to {far:.3g}, expected 0.1: step_size=0.01, epsilon=0.1")
 
@@ -299,5 +306,6 @@ def input_untouched(ask, rng):
         raise Wrong("the result still hangs on autograd's graph: detach it")
     depths = facts["depths"]
     if len(depths) > 4 and depths[-1] >= depths[2] + 3:
-        raise Wrong(f"the graph grows with each step ({depths[1]} nodes before the network in the second, {depths[-1]} in "
+        raise Wrong(f"the graph grows with each step ({depths[1]} nodes before the network in the second, "
+                    f"{depths[-1]} in "
                     "the last): detach the images before the next step, or memory runs out")

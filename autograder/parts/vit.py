@@ -24,7 +24,8 @@ def run(ask, x: np.ndarray, settings: dict) -> tuple[np.ndarray, list[dict]]:
     facts, results = ask("run_vit", {"x": x})
     logits = results["logits"]
     if logits.shape != (len(x), settings["num_classes"]):
-        raise Wrong(f"SimpleViT gives {shape(logits)} for {len(x)} images and {settings['num_classes']} classes, expected "
+        raise Wrong(f"SimpleViT gives {shape(logits)} for {len(x)} images and {settings['num_classes']} classes, "
+                    "expected "
                     f"{len(x)}x{settings['num_classes']} ({describe(settings)})")
     if not np.isfinite(logits).all():
         raise Wrong(f"SimpleViT gives NaN or infinity ({describe(settings)})")
@@ -78,7 +79,8 @@ def every_patch(ask, rng):
         if not moved.all():
             i, j = divmod(int(np.argmin(moved)), side)
             raise Wrong(f"{(~moved).sum()} of {side * side} patches do not matter to the logits, the first in row {i}, "
-                        f"column {j} ({where}, {describe(settings)}): the head has to see all tokens, by their mean for "
+                        f"column {j} ({where}, {describe(settings)}): the head has to see all tokens, by their mean "
+                        "for "
                         "instance")
 
 
@@ -91,10 +93,12 @@ def positions(ask, rng):
         swapped[:, :, :8, :8], swapped[:, :, 8:16, 16:24] = x[:, :, 8:16, 16:24], x[:, :, :8, :8]
         moved = changed(run(ask, x, settings)[0], run(ask, swapped, settings)[0]).all()
         if use and not moved:
-            raise Wrong("two patches were exchanged and the logits stayed the same, all blocks being global: the position "
+            raise Wrong("two patches were exchanged and the logits stayed the same, all blocks being global: the "
+                        "position "
                         "embedding is not added to the tokens")
         if not use and moved:
-            raise Wrong("with use_abs_pos=False, two patches were exchanged and the logits changed: there are positions "
+            raise Wrong("with use_abs_pos=False, two patches were exchanged and the logits changed: there are "
+                        "positions "
                         "where none were asked for")
 
 
@@ -106,12 +110,14 @@ def window_blocks(ask, rng):
         right = [2 if i in asked else 0 for i in range(4)]
         got = [block["window_size"] for block in blocks]
         if not blocks:
-            raise Wrong("no TransformerBlock runs inside SimpleViT: it has to be built from the sheet's TransformerBlock")
+            raise Wrong("no TransformerBlock runs inside SimpleViT: it has to be built from the sheet's "
+                        "TransformerBlock")
         if len(got) != len(right):
             raise Wrong(f"{len(got)} blocks run for depth=4")
         if got != right:
             hint = ": inverted" if got == [2 - size for size in right] and asked != [] else ""
-            raise Wrong(f"for window_block_indexes={asked} and window_size=2 the blocks have the windows {got}, expected "
+            raise Wrong(f"for window_block_indexes={asked} and window_size=2 the blocks have the windows {got}, "
+                        "expected "
                         f"{right}{hint}")
 
 

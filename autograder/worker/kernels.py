@@ -30,8 +30,8 @@ def names() -> list[str]:
 def take_away() -> None:
     """Let every convolution raise Forbidden, for the rest of this process.
 
-    The registrations live in C++ objects that Python's garbage collector does not list. torch.library.Library would hand
-    them to a finalizer, which student code could find and call; here nothing in Python refers to them afterwards.
+    The registrations live in C++ objects that Python's garbage collector does not list. torch.library.Library would
+    hand them to a finalizer, which student code could find and call; here nothing in Python refers to them afterwards.
     """
     libraries = {}
     for full_name in names():
@@ -44,7 +44,8 @@ def take_away() -> None:
                 libraries[namespace].impl(name, key, refuse(full_name), False)
             except RuntimeError:
                 continue  # this operator cannot have a kernel for this key
-    for library, functions in {cv2: ("filter2D", "sepFilter2D", "matchTemplate"), np: ("convolve", "correlate")}.items():
+    other = {cv2: ("filter2D", "sepFilter2D", "matchTemplate"), np: ("convolve", "correlate")}
+    for library, functions in other.items():
         for name in functions:
             setattr(library, name, refuse(f"{library.__name__}.{name}"))
     for library in ("scipy", "skimage", "jax", "tensorflow"):

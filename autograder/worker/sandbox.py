@@ -18,8 +18,8 @@ CALLS = {
     "socket": (41, 198), "socketpair": (53, 199), "connect": (42, 203), "bind": (49, 200), "sendto": (44, 206),
     "io_uring_setup": (425, 425), "ptrace": (101, 117), "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
-    "pidfd_send_signal": (424, 424), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "tkill": (200, 130),
-    "setsid": (112, 157), "setpgid": (109, 154), "setrlimit": (160, 164), "bpf": (321, 280),
+    "pidfd_send_signal": (424, 424), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
+    "tkill": (200, 130), "setsid": (112, 157), "setpgid": (109, 154), "setrlimit": (160, 164), "bpf": (321, 280),
     "perf_event_open": (298, 241), "userfaultfd": (323, 282), "mount": (165, 40), "umount2": (166, 39),
     "move_mount": (429, 429), "open_tree": (428, 428), "unshare": (272, 97), "setns": (308, 268), "chroot": (161, 51),
     "pivot_root": (155, 41), "keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218),
@@ -30,7 +30,8 @@ CALLS = {
     # Landlock rules do not cover these; a grader run by root would have files to lose.
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
     "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54), "setxattr": (188, 5), "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7), "utime": (132, None), "utimes": (235, None), "utimensat": (280, 88), "futimesat": (261, None),
+    "fsetxattr": (190, 7), "utime": (132, None), "utimes": (235, None), "utimensat": (280, 88),
+    "futimesat": (261, None),
 }
 TO_ITSELF = {"kill": (62, 129), "tgkill": (234, 131)}  # allowed when the first argument is the own process: abort()
 CLONE, CLONE3, PRLIMIT = (56, 220), (435, 435), (302, 261)

@@ -81,8 +81,9 @@ def convolve(arrays, stride: int, padding: int, through: str = "function", needs
         if strided:
             dy = dy.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
         y.backward(dy)
-        results |= {f"d{name}": numpy(given.grad, f"the gradient of {name}") for name, given in (("x", x), ("w", w), ("b", b))
-                    if given is not None and given.grad is not None}
+        for name, given in (("dx", x), ("dw", w), ("db", b)):
+            if given is not None and given.grad is not None:
+                results[name] = numpy(given.grad, f"the gradient of {name[1]}")
     return {"dtype": str(y.dtype).removeprefix("torch."), "convolution_taken_away": kernels.still_away()}, results
 
 
