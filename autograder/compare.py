@@ -1,6 +1,5 @@
 """Comparing what came back with what is right, and saying in a sentence what is wrong."""
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -51,9 +50,3 @@ def suspicion(got: np.ndarray, mistakes: Iterable[tuple[str, np.ndarray]], toler
 
 def first(where: np.ndarray) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(where)), where.shape)) if where.ndim else ()
-
-
-def directional(right_at, x: np.ndarray, direction: np.ndarray, weight: np.ndarray, step: float = 1e-5) -> float:
-    """The derivative of sum(weight * right_at(x)) along `direction`, by central differences."""
-    ahead, behind = right_at(x + step * direction), right_at(x - step * direction)
-    return math.fsum((weight * (ahead - behind)).ravel()) / (2 * step)

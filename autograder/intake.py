@@ -225,6 +225,8 @@ def parse(path: Path, submission: Submission) -> None:
         submission.fatal = f"student_code.py:{error.lineno or 1} is not valid Python ({error.msg}){shown}"
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             submission.fatal = "student_code.py is UTF-16: save it as UTF-8 in your editor"
+        elif "encoding" in error.msg:
+            submission.fatal = f"student_code.py is not UTF-8 ({error.msg}): save it as UTF-8 in your editor"
         elif any(mark in data for mark in (b"\n<<<<<<< ", b"\n>>>>>>> ")):
             submission.fatal += ". It holds marks of a git merge"
     except (ValueError, RecursionError, MemoryError) as error:

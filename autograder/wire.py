@@ -23,7 +23,7 @@ class BadFrame(ValueError):
 
 def pack(head: dict, arrays: dict[str, np.ndarray]) -> bytes:
     """A frame of `head` and `arrays`. Raises ValueError for NaN in `head` and for a dtype not in DTYPES."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     if odd := {str(array.dtype) for array in arrays.values()} - DTYPES:
         raise ValueError(f"arrays of {', '.join(sorted(odd))} cannot be sent")
     table = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]

@@ -6,7 +6,7 @@ from itertools import permutations, product
 import numpy as np
 
 from autograder import oracle
-from autograder.compare import Wrong, directional, expect, same
+from autograder.compare import Wrong, expect, same, shape
 from autograder.parts import check
 
 LAYOUTS = ("3hd", "h3d", "3dh", "hd3", "dh3", "d3h")
@@ -63,20 +63,33 @@ class Case:
         yield "The bias of the projection is missing", oracle.attention(self.x, without, self.heads)
 
 
-def compare(ask, case: Case) -> tuple[dict, dict]:
+def compare(ask, case: Case) -> None:
     results = case.ask(ask)
     form = case.right(results["y"])
     right = oracle.attention(case.x, case.weights, case.heads, **form)
     expect("the output of Attention", results.get("y"), right, str(case), [] if form else case.mistakes())
-    return results, form
 
 
-@check("attention", "one head", weight=2)
+def alike(rng, **settings) -> Case:
+    """A case whose tokens are all the same: whatever the scores, each gets its own value back. Scale and softmax are
+    another check's matter."""
+    case = Case(rng, **settings)
+    case.x[:] = case.x[:, :1, :1]
+    return case
+
+
+@check("attention", "values, heads and projection, where all tokens are alike", weight=2)
+def values(ask, rng):
+    compare(ask, alike(rng, heads=1, width=6))
+    compare(ask, alike(rng, heads=3))
+
+
+@check("attention", "one head: scores, scale, softmax", weight=2)
 def single(ask, rng):
     compare(ask, Case(rng, heads=1, width=5))
 
 
-@check("attention", "several heads", weight=3)
+@check("attention", "several heads: scores, scale, softmax", weight=3)
 def several(ask, rng):
     compare(ask, Case(rng, heads=3))
     compare(ask, Case(rng, heads=2, width=8, H=4, W=2))
@@ -84,26 +97,30 @@ def several(ask, rng):
 
 @check("attention", "with and without the bias of q, k, v", weight=1)
 def no_bias(ask, rng):
-    compare(ask, Case(rng, heads=2, bias=False))
-    compare(ask, Case(rng, heads=2, bias=True))
+    compare(ask, alike(rng, heads=2, bias=False))
+    compare(ask, alike(rng, heads=2, bias=True))
 
 
 @check("attention", "any height and width, a single token included", weight=1)
 def sizes(ask, rng):
     for H, W in ((1, 1), (1, 6), (5, 2)):
-        compare(ask, Case(rng, heads=2, H=H, W=W, B=3))
+        compare(ask, alike(rng, heads=2, H=H, W=W, B=3))
 
 
 @check("attention", "gradients flow through it", weight=1)
 def gradient(ask, rng):
+    """The gradient that autograd gives against differences of the student's own outputs."""
     case = Case(rng, heads=2, H=2, W=3, B=1)
-    results = case.ask(ask)
-    form = case.right(results["y"])
-    if not form:
-        raise Wrong("the output is wrong, so that its gradient cannot be judged")
-    direction = rng.normal(size=case.x.shape)
-    right = directional(lambda x: oracle.attention(x, case.weights, case.heads, **form), case.x, direction, case.dy)
-    got = float((results["dx"] * direction).sum())
-    if abs(got - right) > 1e-4 * max(1, abs(right)):
-        raise Wrong(f"the gradient of the input is wrong ({case}): along a random direction it is {got:.4g}, expected "
-                    f"{right:.4g}. A detach(), a no_grad(), or a copy through .data or numpy cuts it")
+    direction, step, outputs = rng.normal(size=case.x.shape), 1e-5, []
+    got = float((case.ask(ask)["dx"] * direction).sum())
+    for sign in (1, -1):
+        case.x = case.x + (step if sign == 1 else -2 * step) * direction
+        outputs.append(case.ask(ask)["y"])
+    if outputs[0].shape != case.dy.shape:
+        raise Wrong(f"the output has the shape {shape(outputs[0])}, expected {shape(case.dy)} ({case})")
+    if not np.ptp(outputs[0] - outputs[1]) > 0:  # NaN, too
+        raise Wrong(f"the output does not react to the input ({case})")
+    right = float((case.dy * (outputs[0] - outputs[1])).sum()) / (2 * step)
+    if not abs(got - right) <= 1e-4 * max(1, abs(right)):
+        raise Wrong(f"the gradient of the input is wrong ({case}): along a random direction it is {got:.4g}, but the "
+                    f"output changes by {right:.4g}. A detach(), a no_grad(), or a copy through .data or numpy cuts it")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from autograder import oracle
-from autograder.compare import Wrong, expect, same
+from autograder.compare import Wrong, expect, same, shape
 from autograder.parts import check
 
 
@@ -80,16 +80,40 @@ def global_attention(ask, rng):
     compare(ask, Case(rng, H=5, W=3))
 
 
+def in_windows(ask, rng, *sizes: tuple[int, int, int]) -> None:
+    """Blocks with windows; one that is wrong even without windows is asked only which tokens see each other."""
+    try:
+        compare(ask, Case(rng))
+        judge = compare
+    except Wrong:
+        judge = sees_its_window
+    for window, H, W in sizes:
+        judge(ask, Case(rng, window=window, H=H, W=W))
+
+
+def sees_its_window(ask, case: Case) -> None:
+    before = case.ask(ask)
+    i, j = case.x.shape[1] - 1, 0
+    case.x[:, i, j] += 1
+    after = case.ask(ask)
+    if before.shape != case.x.shape or after.shape != case.x.shape:
+        raise Wrong(f"the output of TransformerBlock ({case}) has the shape {shape(after)}, expected {shape(case.x)}")
+    moved = (np.abs(after - before) > 1e-9).any((0, 3))
+    rows, columns = np.indices(moved.shape)
+    inside = (rows // case.window == i // case.window) & (columns // case.window == j // case.window)
+    if not np.array_equal(moved, inside):
+        raise Wrong(f"one token was changed, and {moved.sum()} outputs of TransformerBlock followed, expected the "
+                    f"{inside.sum()} of its window ({case})")
+
+
 @check("block", "windows that divide height and width", weight=1)
 def windows(ask, rng):
-    compare(ask, Case(rng, window=2))
-    compare(ask, Case(rng, window=3, H=3, W=9))
+    in_windows(ask, rng, (2, 4, 6), (3, 3, 9))
 
 
 @check("block", "windows that do not: padded, and cut again", weight=1)
 def padded_windows(ask, rng):
-    compare(ask, Case(rng, window=3, H=4, W=5))
-    compare(ask, Case(rng, window=4, H=6, W=3))
+    in_windows(ask, rng, (3, 4, 5), (4, 6, 3))
 
 
 @check("block", "stochastic depth drops each branch for a whole sample, in training only", weight=1)

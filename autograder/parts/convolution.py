@@ -3,7 +3,7 @@
 import numpy as np
 
 from autograder import oracle
-from autograder.compare import Wrong, expect, same
+from autograder.compare import Wrong, expect, same, shape
 from autograder.parts import check
 
 
@@ -81,6 +81,12 @@ class Case:
             yield "It has one value for each image: sum over the images as well", dy.sum((2, 3))
             yield "It has one value for each column: sum over the width as well", dy.sum((0, 2))
             yield "It is a sum over the images only", dy.sum(0)
+
+
+def some_convolution(case: Case, results: dict) -> None:
+    """Right or wrong, it has to be an answer: its shape, and numbers that are not all the same."""
+    if results["y"].shape != case.y.shape or not np.ptp(results["y"]) > 0:
+        raise Wrong(f"no output of the shape {shape(case.y)} came ({case}), so that this cannot be judged")
 
 
 def reordered(w: np.ndarray) -> list[np.ndarray]:
@@ -179,11 +185,14 @@ def wanted_gradients(ask, rng):
 def module(ask, rng):
     for has_bias in (True, False):
         case = Case(rng, stride=2, padding=1, bias=has_bias)
-        right = np.maximum(case.y, 0)
         # An in-place ReLU follows each convolution of SimpleNet; autograd refuses it on a view made in a Function.
+        # What the output itself is, other checks have judged: here it is taken as it comes.
         _, results = case.ask(ask, through="module", in_place=True, backward=True)
+        if results["y"].shape != case.y.shape:
+            raise Wrong(f"CustomConv2d gives {shape(results['y'])}, expected {shape(case.y)} ({case})")
+        right = np.maximum(results["y"], 0)
         expect("the output behind CustomConv2d and ReLU(inplace=True)", results.get("relu"), right, str(case))
-        case.dy = case.dy * (case.y > 0)
+        case.dy = case.dy * (results["y"] > 0)
         gradients = oracle.convolve_backward(case.x, case.w, case.dy, case.stride, case.padding)
         expect("the gradient of the input through CustomConv2d and ReLU", results.get("dx"), gradients["dx"], str(case))
 
@@ -200,8 +209,7 @@ def types(ask, rng):
         # A kernel rounded to float32 on the way differs by 1e-7 here. What else is wrong is another check's matter.
         if not same(results["y"], case.y, tolerance) and same(results["y"], case.y, 1e-5):
             raise Wrong(f"the output has {dtype} but not its precision ({case}): was it rounded to float32 on the way?")
-        if not same(results["y"], case.y, 1e-3):
-            raise Wrong(f"the output is wrong ({case}), so that its precision cannot be judged")
+        some_convolution(case, results)
 
 
 @check("convolution", "no convolution function is used, forward or backward", weight=1)
@@ -210,5 +218,4 @@ def no_convolution(ask, rng):
     facts, results = case.ask(ask, backward=True)
     if not facts.get("convolution_taken_away"):
         raise Wrong("torch's convolutions were put back, which the sheet does not allow: staff will look at this file")
-    if not same(results["y"], case.y, 1e-3):
-        raise Wrong("the output is wrong, so that this cannot be judged")
+    some_convolution(case, results)

@@ -155,7 +155,6 @@ def drop_path(ask, rng):
 def learns(ask, rng):
     settings = build(ask, drop_path_rate=0.0)
     facts, _ = ask("train_vit", {"x": images(rng, settings, 4)})
-    # The keys' bias moves all scores of a query alike, so it has no gradient; it is part of qkv.bias, which has.
     if facts["dead"]:
         raise Wrong(f"no gradient reaches {len(facts['dead'])} of {facts['parameters']} parameters, the first being "
                     f"{facts['dead'][0]}: it is not used, or something is cut off by detach() or no_grad()")

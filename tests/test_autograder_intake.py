@@ -1,0 +1,200 @@
+"""What hand-ins look like in the wild, and the sentence that each gets. No worker is started here."""
+
+import os
+import stat
+import struct
+import zipfile
+
+import pytest
+from autograder import hand_in, syntax
+from autograder.intake import MAX_SOURCE, CannotGrade, take_in
+from autograder.starter import StarterError, strip
+from conftest import CODE
+
+HELPERS = {"utils", "custom_blocks", "main"}
+GOOD = "import torch\n\nclass A:\n    pass\n"
+
+
+def zipped(tmp_path, files: dict[str, str | bytes], name="h.zip"):
+    path = tmp_path / name
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, content in files.items():
+            archive.writestr(file, content)
+    return path
+
+
+def take(tmp_path, path):
+    into = tmp_path / "into"
+    into.mkdir()
+    return take_in(path, into, HELPERS)
+
+
+WHOLE = {"code/student_code.py": GOOD, "writeup/report.pdf": "%PDF", "results/a.png": "x"}
+
+
+def test_a_proper_zip(tmp_path):
+    submission = take(tmp_path, zipped(tmp_path, {**WHOLE, "code/mine.py": "x = 1", "code/utils.py": "evil = 1",
+                                                  "code/deep/er.py": "y = 1"}))
+    assert (submission.fatal, submission.notes, hand_in.violations(submission)) == ("", [], [])
+    assert sorted(path.relative_to(tmp_path / "into").as_posix() for path in (tmp_path / "into").rglob("*.py")) == [
+        "deep/er.py", "mine.py", "student_code.py"]
+
+
+@pytest.mark.parametrize(("files", "words"), [
+    ({"hw2/" + name: text for name, text in WHOLE.items()}, "everything lies in a folder 'hw2'"),
+    ({**WHOLE, "__MACOSX/code/._student_code.py": "junk", "code/.DS_Store": "junk"}, None),
+    ({**WHOLE, "code/random.py": "x = 1"}, "code/random.py has the name of a module"),
+    ({**WHOLE, "code/torch/__init__.py": "x = 1"}, "name of a module that Python or PyTorch brings, torch"),
+    ({**WHOLE, "../../evil.py": "x"}, "points outside it: left out"),
+    ({**WHOLE, "/etc/evil.py": "x"}, "points outside it: left out"),
+    ({**WHOLE, "C:\\evil.py": "x"}, "points outside it: left out"),
+    ({"code\\student_code.py": GOOD, "writeup\\r.pdf": "%PDF", "results\\x": "x"}, None),
+    ({**WHOLE, "old/code/student_code.py": "x = 2"}, "student_code.py is there 2 times; code/student_code.py is "
+                                                     "graded"),
+    ({"a/b/student_code.py": GOOD}, "it belongs into code/"),
+    ({**WHOLE, "code/ünïcödé-文.py": "x = 1"}, None),
+    ({**WHOLE, "code/a\x01b.py": "x"}, "is no file name"),
+])
+def test_odd_zips_are_graded_and_told(tmp_path, files, words):
+    submission = take(tmp_path, zipped(tmp_path, files))
+    assert submission.fatal == ""
+    assert (tmp_path / "into/student_code.py").read_text() == GOOD
+    assert not list(tmp_path.rglob("evil.py"))
+    notes = submission.notes
+    assert notes == [] if words is None else any(words in note for note in notes), notes
+
+
+@pytest.mark.parametrize(("files", "words"), [
+    ({"code/main.py": "x", "writeup/r.pdf": "x"}, "there is no code/student_code.py; the hand-in holds code/main.py"),
+    ({"code/Student_Code.py": GOOD}, "is it code/Student_Code.py?"),
+    ({"hw.ipynb": "{}"}, "but a notebook, hw.ipynb"),
+    ({}, "the hand-in holds no file"),
+    ({"code/student_code.py": "def f(:\n    pass\n"}, r"student_code.py:1 is not valid Python"),
+    ({"code/student_code.py": "a = 1\n<<<<<<< HEAD\nb = 2\n>>>>>>> mine\n"}, "marks of a git merge"),
+    ({"code/student_code.py": b"# caf\xe9\nx = 1\n"}, "is not UTF-8"),
+    ({"code/student_code.py": b"#\n#\nx = '\xe9'\n"}, "is not UTF-8 (line 3)"),
+    ({"code/student_code.py": "x = 1\n".encode("utf-16")}, "UTF-"),
+    ({"code/student_code.py": b"x = 1\0\n"}, "null|cannot be parsed"),
+    ({"code/student_code.py": "x = " + "(" * 5000 + ")" * 5000}, "student_code.py"),
+    ({"code/student_code.py": "if True:\nprint 'a'\n"}, "student_code.py:2"),
+])
+def test_what_cannot_be_run_is_said(tmp_path, files, words):
+    fatal = take(tmp_path, zipped(tmp_path, files)).fatal
+    assert any(word in fatal for word in words.split("|")), fatal
+
+
+def test_a_byte_order_mark_and_a_declared_encoding_are_fine(tmp_path):
+    assert take(tmp_path, zipped(tmp_path, {"code/student_code.py": b"\xef\xbb\xbfx = 1\n"})).fatal == ""
+    (tmp_path / "into").rename(tmp_path / "first")
+    latin = b"# -*- coding: latin-1 -*-\nx = '\xe9'\n"
+    assert take(tmp_path, zipped(tmp_path, {"code/student_code.py": latin})).fatal == ""
+
+
+def test_a_link_is_left_out(tmp_path):
+    path = tmp_path / "h.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        info = zipfile.ZipInfo("code/student_code.py")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    submission = take(tmp_path, path)
+    assert "is a link, not a file" in submission.notes[0]
+    assert "there is no code/student_code.py" in submission.fatal
+
+
+def test_a_bomb_is_never_unpacked(tmp_path):
+    path = zipped(tmp_path, {"code/student_code.py": b"#" * (MAX_SOURCE + 10),
+                             **{f"code/m{n}.bin": b"\0" * (10 << 20) for n in range(5)}})
+    with pytest.raises(CannotGrade, match=r"student_code.py makes more than 1 MB of Python"):
+        take(tmp_path, path)
+
+
+def test_a_bomb_that_lies_about_its_size(tmp_path):
+    path = zipped(tmp_path, {"code/student_code.py": b"#" * (64 << 20)})
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
+        at = data.index(signature) + offset
+        data[at:at + 4] = struct.pack("<I", 100)
+    path.write_bytes(data)
+    into = tmp_path / "into"
+    into.mkdir()
+    try:
+        take_in(path, into, HELPERS)
+    except CannotGrade as error:
+        assert "damaged" in str(error) or "more than" in str(error)
+    assert sum(file.stat().st_size for file in into.rglob("*")) <= MAX_SOURCE + 1
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b"", "is empty"), (b"Rar!\x1a\x07\x00", "RAR archive"), (b"7z\xbc\xaf\x27\x1c", "7z archive"),
+    (b"\x1f\x8b\x08\x00", "gzip"), (b"%PDF-1.5", "a PDF"), (b"hello", "a file of another kind"),
+    (b"PK\x03\x04cut off", "cut off, perhaps while it was uploaded")])
+def test_what_is_no_zip_is_named(tmp_path, content, words):
+    path = tmp_path / "h.zip"
+    path.write_bytes(content)
+    with pytest.raises(CannotGrade, match=words):
+        take(tmp_path, path)
+
+
+def test_a_damaged_zip(tmp_path):
+    path = zipped(tmp_path, {"code/student_code.py": os.urandom(200).hex()})
+    data = bytearray(path.read_bytes())
+    data[60:90] = b"\0" * 30
+    path.write_bytes(data)
+    with pytest.raises(CannotGrade, match=r"is damaged.*zip and upload it again"):
+        take(tmp_path, path)
+
+
+def test_a_path_that_is_not_there(tmp_path):
+    with pytest.raises(CannotGrade, match="there is no such file or folder"):
+        take(tmp_path, tmp_path / "nowhere.zip")
+
+
+def test_a_folder_somebody_works_in(tmp_path):
+    work = tmp_path / "work"
+    for name, text in {**WHOLE, "data/images/a.jpg": "x", "logs/exp/models/model_best.pth.tar": "x"}.items():
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text(text)
+    submission = take(tmp_path, work)
+    assert hand_in.violations(submission) == []
+
+
+def test_hand_in_rules(tmp_path):
+    code = 'import torch\nx = torch.load("/home/me/model.pth")\n"""/home/in/a/docstring"""\n# "/home/in/a/comment"\n'
+    path = zipped(tmp_path, {"code/student_code.py": code, "writeup/report.docx": "x", "logs/a.txt": "x",
+                             "models/model_best.pth.tar": "x"})
+    found = hand_in.violations(take(tmp_path, path))
+    assert [line.split(":")[0] for line in found] == [
+        "results/ is missing or empty", "writeup/ holds no PDF", "data, logs or models are in the "
+                                                                 "zip", "absolute paths"]
+    assert "student_code.py:2: '/home/me/model.pth'" in found[-1]
+    assert "docstring" not in found[-1]
+
+
+def test_the_syntax_tree():
+    import ast
+    text = (CODE / "student_code.py").read_text()
+    assert syntax.convolutions(ast.parse(text)) == []
+    assert syntax.doubts(ast.parse(text)) == []
+    unfolded = "columns = unfold(input_feats.to(ctx.dtype), **geometry)"
+    bad = text.replace(unfolded, "columns = helper(input_feats)")
+    bad += "\ndef helper(x):\n    import ctypes\n    F.conv2d = None\n    return nn.functional.conv2d(x, x)\n"
+    assert {name for _, name in syntax.convolutions(ast.parse(bad))} == {"conv2d"}
+    said = "\n".join(syntax.doubts(ast.parse(bad)))
+    assert "imports ctypes" in said
+    assert "replaces F.conv2d" in said
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("# BEGIN SOLUTION\nx\n", "f.py:1: BEGIN SOLUTION without an end"),
+    ("x\n# END SOLUTION\n", "f.py:2: END SOLUTION without a beginning"),
+    ("# BEGIN SOLUTION\n# BEGIN SOLUTION\n", "f.py:2: BEGIN SOLUTION inside the solution that begins in line 1"),
+    ("x = 1  # BEGIN SOLUTION\n", "f.py:1: a marker has to stand alone"),
+    ("# BEGIN SOLUTION\n# STARTER: x\n# END SOLUTION\n", "f.py:2: STARTER inside a solution")])
+def test_markers_that_do_not_match(text, words):
+    with pytest.raises(StarterError, match=words):
+        strip(text, "f.py")
+
+
+def test_strip():
+    text = "def f():\n    # BEGIN SOLUTION\n    return 1\n    # END SOLUTION\n    # STARTER: raise KeyError\n"
+    assert strip(text, "f.py") == "def f():\n    raise KeyError\n"

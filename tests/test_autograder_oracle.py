@@ -1,0 +1,98 @@
+"""The grader's NumPy formulas against torch, and its comparisons."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from autograder import oracle, wire
+from autograder.compare import Wrong, expect
+from torch import nn
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(("K", "stride", "padding", "bias"), [(3, 1, 0, True), (3, 2, 1, False), (1, 2, 0, True),
+                                                              (7, 2, 3, True), (2, 3, 1, False), (4, 1, 3, True)])
+def test_convolution(K, stride, padding, bias):
+    x, w, b = RNG.normal(size=(2, 3, 8, 9)), RNG.normal(size=(4, 3, K, K)), RNG.normal(size=4) if bias else None
+    tensors = [None if array is None else torch.tensor(array, requires_grad=True) for array in (x, w, b)]
+    y = F.conv2d(*tensors, stride, padding)
+    np.testing.assert_allclose(oracle.convolve(x, w, b, stride, padding), y.detach(), atol=1e-12)
+    dy = RNG.normal(size=y.shape)
+    y.backward(torch.tensor(dy))
+    ours = oracle.convolve_backward(x, w, dy, stride, padding)
+    for name, tensor in zip(("dx", "dw", "db"), tensors):
+        if tensor is not None:
+            np.testing.assert_allclose(ours[name], tensor.grad, atol=1e-11)
+
+
+def test_attention_and_block():
+    """nn.MultiheadAttention and nn.LayerNorm, in torch's own words."""
+    B, H, W, C, heads = 2, 3, 4, 6, 2
+    shapes = {"qkv.weight": (3 * C, C), "qkv.bias": (3 * C,), "proj.weight": (C, C), "proj.bias": (C,),
+              "norm1.weight": (C,), "norm1.bias": (C,), "norm2.weight": (C,), "norm2.bias": (C,),
+              "fc1.weight": (10, C), "fc1.bias": (10,), "fc2.weight": (C, 10), "fc2.bias": (C,)}
+    weights = {name: RNG.normal(size=shape) * 0.4 for name, shape in shapes.items()}
+    theirs = nn.MultiheadAttention(C, heads, batch_first=True, dtype=torch.float64)
+    theirs.load_state_dict({ours: torch.tensor(weights[name]) for ours, name in (
+        ("in_proj_weight", "qkv.weight"), ("in_proj_bias", "qkv.bias"), ("out_proj.weight", "proj.weight"),
+        ("out_proj.bias", "proj.bias"))})
+    x = RNG.normal(size=(B, H, W, C))
+    given = torch.tensor(x).flatten(1, 2)
+    attended = theirs(given, given, given, need_weights=False)[0].view(B, H, W, C).detach()
+    np.testing.assert_allclose(oracle.attention(x, weights, heads), attended, atol=1e-12)
+
+    t = {name: torch.tensor(array) for name, array in weights.items()}
+    y = torch.tensor(x)
+    normed = F.layer_norm(y, (C,), t["norm1.weight"], t["norm1.bias"]).flatten(1, 2)
+    y = y + theirs(normed, normed, normed, need_weights=False)[0].view(B, H, W, C)
+    hidden = F.gelu(F.linear(F.layer_norm(y, (C,), t["norm2.weight"], t["norm2.bias"]), t["fc1.weight"], t["fc1.bias"]))
+    y = y + F.linear(hidden, t["fc2.weight"], t["fc2.bias"])
+    np.testing.assert_allclose(oracle.branches(x, weights, heads, 0), y.detach(), atol=1e-10)
+    # One window of the whole size is global attention; windows of one token see that token alone.
+    square = x[:, :, :3]
+    np.testing.assert_allclose(oracle.windowed(square, weights, heads, 3), oracle.attention(square, weights, heads))
+    alone = oracle.linear(oracle.split(x, weights, heads)[2].transpose(0, 2, 1, 3).reshape(x.shape), weights, "proj")
+    np.testing.assert_allclose(oracle.windowed(x, weights, heads, 1), alone, atol=1e-12)
+
+
+def test_bowl_gradient_by_autograd():
+    from autograder.parts.pgd import Case
+    from autograder.worker.tasks import Bowl
+    case = Case(np.random.default_rng(1), bend=1.5)
+    net = Bowl(case.arrays).eval()
+    x = torch.tensor(case.x, requires_grad=True)
+    logits = net(x)
+    labels = logits.argmin(1)
+    gradient, = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), x)
+    np.testing.assert_allclose(case.net.logits(case.x), logits.detach(), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(case.net.gradient(case.x, labels.numpy()), gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_expect_says_what_is_wrong():
+    right = np.arange(6.0).reshape(2, 3)
+    expect("y", right.copy(), right)
+    for got, words in ((None, "None came back"), (right.T, "shape 3x2, expected 2x3"), (right * np.nan, "NaN.*\\(0, "
+                                                                                                        "0\\)"),
+                       (right + [[0, 0, 0], [0, 1, 0]], r"in 1 of 6.*\(1, 1\), where 4 is expected and 5 came"),
+                       (2 * right, "It is doubled")):
+        with pytest.raises(Wrong, match=words):
+            expect("y", got, right, mistakes=[("It is doubled", 2 * right)])
+
+
+def test_frames_round_trip_and_refuse_what_is_none():
+    import io
+    arrays = {"x": RNG.normal(size=(2, 0, 3)), "y": np.array(3, dtype=np.int64), "z": np.ones((2, 2), bool)[:, ::-1]}
+    frame = wire.pack({"id": 1}, arrays)
+    head, back = wire.unpack(io.BytesIO(frame).read)
+    assert head == {"id": 1}
+    assert all(np.array_equal(back[name], array) and back[name].dtype == array.dtype for name, array in arrays.items())
+
+    def framed(header: bytes) -> bytes:
+        return len(header).to_bytes(8, "little") + header
+    array = b'{"head": {}, "arrays": [["x", %s]]}'
+    for bad in (b"\xff" * 8, framed(b"[]"), framed(b"nonsense"), framed(array % b'"object", [1]'),
+                framed(array % b'"float64", [-1]'), framed(array % b'"float64", [99999, 99999]'),
+                framed(b'{"head": {"a": NaN}, "arrays": []}'), framed(b'{"head": 1, "arrays": []}')):
+        with pytest.raises(wire.BadFrame):
+            wire.unpack(io.BytesIO(bad + b"\0" * 64).read)
