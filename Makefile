@@ -5,12 +5,14 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test lint bench submission clean
+.PHONY: help setup demo test lint grade starter bench submission clean
 
 help:
 	@echo "make demo        draw the demo data, train, evaluate, attack; pictures in results/demo (about 3 minutes)"
 	@echo "make test        all tests (about 2 minutes)"
 	@echo "make lint        ruff"
+	@echo "make grade SUBMISSION=PATH   marks a zip or a folder, as staff will (half a minute)"
+	@echo "make starter     the starter for students, made from the solution and checked: starter/, starter.zip"
 	@echo "make bench       speed and memory against what one would use instead (some minutes; keep the machine quiet)"
 	@echo "make submission  the zip to hand in"
 	@echo "make clean       remove what these commands made, but for logs/ and downloaded data"
@@ -34,6 +36,14 @@ test: $(READY)
 
 lint: $(READY)
 	$(PY) -m ruff check .
+
+SUBMISSION ?= .
+grade: $(READY)
+	$(PY) -m autograder grade "$(SUBMISSION)"
+
+STARTER ?= starter
+starter: $(READY)
+	$(PY) -m autograder starter "$(STARTER)"
 
 bench: $(READY)
 	$(PY) benchmarks/bench_conv.py --json benchmarks/records/conv.json

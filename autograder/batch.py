@@ -150,10 +150,9 @@ def about_the_class(paths: list[Path], contents: list[dict]) -> str:
         passed, failures = Counter(), defaultdict(list)
         for name, mark in marks:
             for part, verdict in verdicts(mark):
-                title = f"{part['name']}: {verdict['title']}"
-                passed[title] += not verdict["feedback"]
-                if verdict["feedback"]:
-                    failures[f"{title}: {general(verdict['feedback'])}"].append(name)
+                passed[f"{part['name']}: {verdict['title']}"] += not verdict["feedback"]
+            for sentence in sentences(mark):
+                failures[sentence].append(name)
         lines += [f"| {title} | {count} | {len(marks)} |" for title, count in passed.items()]
         lines += ["", "## The commonest failures", ""]
         lines += [f"- {len(names)} x {sentence} (for instance {', '.join(names[:3])})"
@@ -161,6 +160,14 @@ def about_the_class(paths: list[Path], contents: list[dict]) -> str:
     if rest:
         lines += ["", "## Not graded", "", *[f"- {name}: {why}" for name, why in rest]]
     return "\n".join(lines) + "\n"
+
+
+def sentences(mark: dict) -> set[str]:
+    """What one hand-in got wrong, each mistake once in a part, and one that spoils every check once for all."""
+    failed = [(part["name"], general(verdict["feedback"])) for part, verdict in verdicts(mark) if verdict["feedback"]]
+    if len({said for _, said in failed}) == 1 and len(failed) == len(list(verdicts(mark))):
+        return {f"everything: {failed[0][1]}"}
+    return {f"{part}: {said}" for part, said in failed}
 
 
 def verdicts(mark: dict):

@@ -109,7 +109,7 @@ def test_files_that_cannot_be_graded_get_one_sentence(source, words, tmp_path, m
 
 @pytest.mark.parametrize("year", YEARS)
 def test_files_of_every_year(year, tmp_path):
-    """2022 and 2023 have attention and block from the helpers: nothing of theirs to grade. The rest runs as any other."""
+    """2022 and 2023 have attention and block from the helpers: nothing of theirs to grade. The rest is as any other."""
     source = textwrap.dedent(YEARS[year])
     mark = grade(hand_in(tmp_path, source), 1, ["attention", "block", "pgd"], year=year)
     by_name = {part.name: part for part in mark.parts}
@@ -211,7 +211,7 @@ def test_gradescope_shows_something_when_there_is_nothing_to_grade(tmp_path):
 
 
 def test_the_starter_is_fit_to_be_handed_out(tmp_path, capsys):
-    """Its own checks: it parses, keeps signatures, leaks nothing, imports, runs to the first hole, grades to nothing."""
+    """Its own checks: it parses, keeps signatures, leaks nothing, imports, runs to the first hole, grades to 0."""
     assert cli.main(["starter", str(tmp_path / "hw2")]) == 0
     assert capsys.readouterr().out.count("ok  ") == len(starter.CHECKS)
     tree = tmp_path / "hw2"
@@ -251,7 +251,7 @@ def test_there_are_enough_of_them():
 
 
 @LINUX
-@pytest.mark.parametrize(("kind", "variant"), selftest.select(every=18), ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(("kind", "variant"), selftest.select(every=18), ids=lambda it: getattr(it, "name", it))
 def test_the_grader_on_wrong_right_and_hostile_solutions(kind, variant):
     """A sample; python -m autograder selftest grades them all."""
     outcome = selftest.judge(kind, variant, seed=21)

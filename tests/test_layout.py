@@ -34,7 +34,8 @@ def imports(path) -> set[str]:
 
 def test_the_face_of_the_repository():
     for name in ("README.md", "Makefile", "requirements.txt", "pyproject.toml", "LICENSE", "download_dataset.sh",
-                 "zip_submission.py", ".ci/run", "code", "data", "results", "writeup", "tests"):
+                 "zip_submission.py", ".ci/run", "code", "data", "results", "writeup", "tests",
+                 "autograder", "benchmarks"):
         assert (ROOT / name).exists(), name
     assert not (CODE / "__init__.py").exists(), "code is the name of a standard module; a package would shadow it"
 
@@ -79,7 +80,19 @@ def functions(path):
 LINES = {"student_code.py": 600, "demo_data.py": 420}
 
 
-@pytest.mark.parametrize("path", sorted(MODULES.values()), ids=lambda path: path.name)
+AUTOGRADER = [path for path in (ROOT / "autograder").rglob("*.py") if path.parent.name != "variants"]
+
+
+def test_the_autograder_imports_nothing_of_code_and_nothing_imports_it():
+    """Its deciding process is torch-free as well: only the worker, a process of its own, has torch."""
+    for path in AUTOGRADER:
+        inside_worker = path.parent.name == "worker"
+        forbidden = set(MODULES) - {"student_code"} if inside_worker else {*MODULES, "torch", "cv2"}
+        assert not imports(path) & forbidden, path.name
+    assert not [name for name, path in MODULES.items() if "autograder" in imports(path)]
+
+
+@pytest.mark.parametrize("path", sorted([*MODULES.values(), *AUTOGRADER]), ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_can_be_read_in_one_sitting(path):
     assert len(path.read_text().splitlines()) <= LINES.get(path.name, 350)
     long = {f.name: f.end_lineno - f.lineno + 1 for f in functions(path) if f.end_lineno - f.lineno + 1 > 50}
@@ -87,7 +100,7 @@ def test_files_can_be_read_in_one_sitting(path):
 
 
 def test_no_soft_failures():
-    for path in [*MODULES.values(), ROOT / "zip_submission.py"]:
+    for path in [*MODULES.values(), *AUTOGRADER, ROOT / "zip_submission.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler):
                 assert node.type is not None, f"{path.name}:{node.lineno}: bare except"

@@ -40,6 +40,15 @@ def test_flags_of_main(command):
         assert arguments.wrong_combination(args) is None
 
 
+@pytest.mark.parametrize("readme", ["README.md", "autograder/README.md"])
+def test_flags_of_the_autograder(readme):
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / readme).read_text(), flags=re.DOTALL)
+    commands = re.findall(r"^python -m autograder (.*?)(?: +#.*)?$", "\n".join(blocks), flags=re.MULTILINE)
+    assert commands
+    for command in commands:
+        autograder.get_args_parser().parse_args(shlex.split(command))
+
+
 def test_every_python_file_that_is_named_exists():
     for command in COMMANDS:
         words = shlex.split(command)
