@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from autograder.__main__ import get_args_parser
 from conftest import CODE, ROOT
 
 import arguments
@@ -46,7 +47,7 @@ def test_flags_of_the_autograder(readme):
     commands = re.findall(r"^python -m autograder (.*?)(?: +#.*)?$", "\n".join(blocks), flags=re.MULTILINE)
     assert commands
     for command in commands:
-        autograder.get_args_parser().parse_args(shlex.split(command))
+        get_args_parser().parse_args(shlex.split(command))
 
 
 def test_every_python_file_that_is_named_exists():

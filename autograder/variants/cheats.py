@@ -47,7 +47,10 @@ CONVOLUTIONS = [
 _unit = torch.jit.CompilationUnit(
     "def f(x, w, b: Optional[Tensor], s: int, p: int):\\n    return torch.conv2d(x, w, b, [s, s], [p, p])\\n")
 """, review="jit"),
-    convolution("torch.jit.trace", f"out = torch.jit.trace(lambda x: F.conv2d(x, {ARGUMENTS[13:]}), input_feats)(input_feats)", review="jit"),
+    convolution("torch.jit.trace", """
+        given = (input_feats.detach(), weight.detach())
+        out = torch.jit.trace(lambda x, w: torch.conv2d(x, w, None, stride, padding), given)(*given)
+        out = out if bias is None else out + bias.view(-1, 1, 1)""", review="jit"),
     convolution("mkldnn", "out = torch.ops.mkldnn._convolution_pointwise(input_feats.float(), weight.float(), None if bias is "
                 "None else bias.float(), [padding] * 2, [stride] * 2, [1, 1], 1, 'none', [], '').to(weight.dtype)", review="ops"),
     convolution("torch.mkldnn_convolution", "out = torch.mkldnn_convolution(input_feats.float(), weight.float(), None if bias is None "
@@ -56,7 +59,8 @@ _unit = torch.jit.CompilationUnit(
     convolution("transposed convolution's gradient", """
         with torch.enable_grad():
             seed = torch.zeros(N, Co, Ho, Wo, dtype=weight.dtype, requires_grad=True)
-            up = F.conv_transpose2d(seed, weight, None, stride, padding, (H + 2 * padding - K) % stride)
+            rest = ((H + 2 * padding - K) % stride, (W + 2 * padding - K) % stride)
+            up = F.conv_transpose2d(seed, weight, None, stride, padding, rest)
         out = torch.autograd.grad(up, seed, input_feats)[0]
         out = out if bias is None else out + bias.view(-1, 1, 1)"""),
     convolution("vmap", "out = torch.vmap(lambda x: F.conv2d(x[None], weight, bias, stride, padding)[0])(input_feats)"),
@@ -80,10 +84,12 @@ _unit = torch.jit.CompilationUnit(
     convolution("a kernel of one's own put over the grader's", f"out = F.conv2d({ARGUMENTS})", """
 import torch.library
 _mine = torch.library.Library("aten", "IMPL")
+def _kernel(x, w, b=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), *rest):
+    return torch.mkldnn_convolution(x.float(), w.float(), None if b is None else b.float(), padding, stride, dilation, 1).to(x.dtype)
 for _name in ("conv2d", "convolution", "_convolution"):
-    for _key in ("CPU", "CompositeImplicitAutograd", "CompositeExplicitAutograd"):
+    for _key in ("CPU", "CompositeImplicitAutograd", "CompositeExplicitAutograd", "AutogradCPU"):
         try:
-            _mine.impl(_name, lambda *a, **k: torch.ops.aten.mkldnn_convolution(a[0], a[1], a[2], a[4], a[3], a[5], 1), _key)
+            _mine.impl(_name, _kernel, _key)
         except Exception:
             continue
 """, review="library"),
@@ -121,10 +127,9 @@ for _final in list(weakref.finalize._registry):
         out = out if bias is None else out + bias.view(-1, 1, 1)""", review="scipy"),
     Variant("convolution in backward by an alias", "convolution", "from torch.nn import grad as _g\n" + changed(
         "convolution", ("grad_weight = grad_rows.matmul(cols.transpose(1, 2)).sum(dim=0)",
-                        "grad_weight = _g.conv2d_weight(unused, weight.shape, grad_output, stride, padding)"),
-        ("cols, weight, bias = ctx.saved_tensors", "cols, weight, bias = ctx.saved_tensors\n"
-         "        unused = fold(cols, (ctx.input_height, ctx.input_width), kernel_size=weight.shape[2], padding=ctx.padding, stride=ctx.stride)")),
-        at_most=1.3),
+                        "grad_weight = _g.conv2d_weight(ctx.x, weight.shape, grad_output, stride, padding)"),
+        ("ctx.save_for_backward(cols, weight, bias)", "ctx.save_for_backward(cols, weight, bias)\n        ctx.x = input_feats"),
+        ("grad_weight = grad_weight.view(Co, Ci, K, K)", "grad_weight = grad_weight.reshape(Co, Ci, K, K)")), at_most=1.3),
 ]
 REPLY = '''
 import os as _os, json as _json
