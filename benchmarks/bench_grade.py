@@ -11,7 +11,7 @@ import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 # A right one, wrong ones, one that is not written: about what a class hands in.
-ENDINGS = ["", "\nAttention.forward = lambda self, x: x\n", "\ndel PGDAttack\n", "\nraise NotImplementedError('3.1.1')\n"]
+ENDINGS = ["", "\nAttention.forward = lambda self, x: x\n", "\ndel PGDAttack\n", "\nraise NotImplementedError('all')\n"]
 
 
 def hand_ins(folder: Path, count: int) -> None:
