@@ -11,6 +11,7 @@ from pathlib import Path
 from autograder import batch, doctor, gradescope, report, rubric, starter
 from autograder.grade import grade, new_seed
 from autograder.intake import CannotGrade
+from autograder.text import printable
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except (CannotGrade, starter.StarterError) as error:
-        print(f"autograder: error: {error}", file=sys.stderr)
+        print(f"autograder: error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; what was graded so far is kept", file=sys.stderr)
@@ -28,11 +29,11 @@ def main(argv: list[str] | None = None) -> int:
 def grade_one(args: argparse.Namespace) -> int:
     seed = new_seed() if args.seed is None else args.seed
     write = lambda content: report.write_json(args.json, content) if args.json else None  # noqa: E731
-    write(report.not_graded(args.path.name, "the grader was stopped before the first part was done"))
+    write(report.not_graded(printable(args.path.name), "the grader was stopped before the first part was done"))
     try:
         mark = grade(args.path, seed, args.part, args.year, args.handed_in, lambda mark: write(report.gradescope(mark)))
     except CannotGrade as error:
-        write(report.not_graded(args.path.name, str(error)))
+        write(report.not_graded(printable(args.path.name), printable(error)))
         raise
     print(report.show(mark, args.all))
     return 0

@@ -19,6 +19,7 @@ from autograder import report, rubric
 from autograder.grade import fingerprint
 from autograder.intake import CannotGrade
 from autograder.starter import ROOT
+from autograder.text import markdown, printable
 
 SECONDS = 1200  # for one hand-in, all parts; a part has a limit of its own
 
@@ -39,28 +40,29 @@ def grade_all(folder: Path, table: Path, jobs: int, options: dict, tell=print) -
     """Grade all, write `table` (CSV), beside it `<table>.marks/` with each result and `<table>.md` about the class."""
     marks = table.with_suffix(".marks")
     marks.mkdir(parents=True, exist_ok=True)
-    paths, rows, began = hand_ins(folder), {}, time.monotonic()
+    paths, rows, contents, began = hand_ins(folder), {}, {}, time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {path: pool.submit(grade_one, path, marks, options) for path in paths}
         try:
             for done, (path, result) in enumerate(waiting.items(), 1):
-                content, fresh = result.result()
-                rows[path.name] = row(path.name, content)
+                contents[path], fresh = result.result()
+                name = printable(path.name)
+                rows[name] = row(name, contents[path])
                 write_table(table, list(rows.values()))
-                tell(f"{done}/{len(paths)} {path.name}: {rows[path.name]['status']}, {rows[path.name]['points']:g} "
-                     "points"
+                tell(f"{done}/{len(paths)} {name}: {rows[name]['status']}, {rows[name]['points']:g} points"
                      f"{'' if fresh else ' (from before)'}, {time.monotonic() - began:.0f} s")
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
-    contents = [json.loads((marks / f"{path.name}.json").read_text())["results"] for path in paths]
-    write_text(table.with_suffix(".md"), about_the_class(paths, contents))
+    write_text(table.with_suffix(".md"), about_the_class(contents))
     return list(rows.values())
 
 
 def grade_one(path: Path, marks: Path, options: dict) -> tuple[dict, bool]:
     """results.json of one hand-in, from an earlier run if nothing has changed since; whether it is new."""
-    kept, key = marks / f"{path.name}.json", key_of(path, options)
+    # A name may be too long or too odd for one more suffix.
+    short = f"{printable(path.name, 60)}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}".replace("/", "-")
+    kept, key = marks / f"{short}.json", key_of(path, options)
     if kept.exists():
         try:
             before = json.loads(kept.read_text())
@@ -129,18 +131,18 @@ def write_table(path: Path, rows: list[dict]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     os.replace(part, path)
 
 
-def about_the_class(paths: list[Path], contents: list[dict]) -> str:
+def about_the_class(contents: dict[Path, dict]) -> str:
     """Markdown: points, how many passed each check, the commonest failures with examples."""
     marks, rest = [], []
-    for path, content in zip(paths, contents):
+    for path, content in contents.items():
         if "mark" in content["extra_data"]:
-            marks.append((path.name, content["extra_data"]["mark"]))
+            marks.append((markdown(path.name), content["extra_data"]["mark"]))
         else:
-            rest.append((path.name, content["output"]))
+            rest.append((markdown(path.name), markdown(content["output"])))
     lines = ["# The class", "", f"{len(marks)} graded, {len(rest)} not graded."]
     if marks:
         points = [mark["points"] for _, mark in marks]
@@ -155,7 +157,7 @@ def about_the_class(paths: list[Path], contents: list[dict]) -> str:
                 failures[sentence].append(name)
         lines += [f"| {title} | {count} | {len(marks)} |" for title, count in passed.items()]
         lines += ["", "## The commonest failures", ""]
-        lines += [f"- {len(names)} x {sentence} (for instance {', '.join(names[:3])})"
+        lines += [f"- {len(names)} x {markdown(sentence)} (for instance {', '.join(names[:3])})"
                   for sentence, names in sorted(failures.items(), key=lambda item: -len(item[1]))[:20]]
     if rest:
         lines += ["", "## Not graded", "", *[f"- {name}: {why}" for name, why in rest]]

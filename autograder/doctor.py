@@ -49,7 +49,7 @@ def examine(args=None) -> int:
                                                               grader=str(ROOT / "autograder/grade.py")))
         write_helpers(Path(folder) / "helpers")
         try:
-            with Worker(code, Path(folder) / "helpers", forbid_convolution=True) as worker:
+            with Worker(code, Path(folder) / "helpers", part="convolution") as worker:
                 print(report.isolation(worker.level))
                 worker.ask("load", seed=0)
         except StudentError as error:

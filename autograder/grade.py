@@ -17,6 +17,7 @@ from autograder.intake import Submission, take_in
 from autograder.parts import Check, checks_of
 from autograder.process import Died, StudentError, Worker
 from autograder.starter import write_helpers
+from autograder.text import printable
 
 MAX_DEATHS = 3  # workers that a part may use up before its remaining checks are given up
 PART_SECONDS = 120.0
@@ -88,10 +89,10 @@ def grade(path: Path, seed: int, only: list[str] | None = None, year: int = 2025
         code.mkdir()
         submission = take_in(path, code, write_helpers(helpers, given=year <= 2023))
         submission.is_zip |= handed_in
-        mark = Mark(submission.name, seed, notes=submission.notes)
-        mark.violations = hand_in.violations(submission)
-        if submission.tree is not None:
-            mark.review = syntax.doubts(submission.tree)
+        mark = Mark(printable(submission.name), seed, notes=[printable(note) for note in submission.notes])
+        submission.fatal = printable(submission.fatal)
+        mark.violations = [printable(rule) for rule in hand_in.violations(submission)]
+        mark.review = [printable(line) for line in syntax.review(code)]
         for name in only or rubric.PARTS:
             if name in rubric.GIVEN_UNTIL_2023 and year <= 2023:
                 mark.parts.append(by_hand(name, f"helper code in {year}: graded by hand"))
@@ -116,7 +117,7 @@ def grade_part(name: str, submission: Submission, helpers: Path, mark: Mark) -> 
     began, part = time.monotonic(), PartMark(name, title, points, bonus=name in rubric.BONUS)
     checks = checks_of(name)
     share = points / sum(check.weight for check in checks)
-    with Session(submission, helpers, name == "convolution", mark) as session:
+    with Session(submission, helpers, name, mark) as session:
         for check in checks:
             feedback = submission.fatal or session.run(check)
             if name == "convolution" and check.title.startswith("no convolution") and not feedback:
@@ -137,8 +138,8 @@ def convolutions_named(submission: Submission) -> str:
 class Session:
     """Runs checks in a worker, and starts another when one dies."""
 
-    def __init__(self, submission: Submission, helpers: Path, forbid_convolution: bool, mark: Mark):
-        self.submission, self.helpers, self.forbid, self.mark = submission, helpers, forbid_convolution, mark
+    def __init__(self, submission: Submission, helpers: Path, part: str, mark: Mark):
+        self.submission, self.helpers, self.part, self.mark = submission, helpers, part, mark
         self.worker: Worker | None = None
         self.deaths, self.level, self.broken = 0, {}, ""
         self.deadline = time.monotonic() + PART_SECONDS
@@ -150,6 +151,10 @@ class Session:
         if time.monotonic() > self.deadline:
             return f"not run: this part took longer than {PART_SECONDS:.0f} s"
         rng = np.random.default_rng([self.mark.seed, zlib.crc32(f"{check.part}/{check.title}".encode())])
+        feedback = self._judge(check, rng)
+        return printable(feedback)
+
+    def _judge(self, check: Check, rng: np.random.Generator) -> str:
         try:
             check.run(self.ask, rng)
             return ""
@@ -169,7 +174,7 @@ class Session:
 
     def _start(self) -> None:
         try:
-            self.worker = Worker(self.submission.code, self.helpers, self.forbid)
+            self.worker = Worker(self.submission.code, self.helpers, self.part)
             self.level = self.worker.level
             self.worker.ask("load", seed=self.mark.seed)
         except StudentError as error:

@@ -6,6 +6,7 @@ links, absolute names, `..` and bombs have nothing to hold on to. What is odd is
 
 import ast
 import io
+import lzma
 import os
 import stat
 import sys
@@ -13,11 +14,10 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-MAX_ZIP, MAX_FILES, MAX_SOURCE, MAX_SOURCES = 200 << 20, 20_000, 1 << 20, 16 << 20  # bytes, but for the files
+MAX_ZIP, MAX_FILES, MAX_SOURCE, MAX_SOURCES = 100 << 20, 20_000, 256 << 10, 1 << 20  # bytes, but for the files
 SKIPPED = {"__MACOSX", ".git", ".venv", "venv", "__pycache__", "node_modules", ".ipynb_checkpoints"}
 SHADOWS = {"torch", "torchvision", "numpy", "cv2", "autograder", "matplotlib", "sklearn", "scipy", "PIL", "tqdm"}
 OTHER_ARCHIVES = {b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive", b"\x1f\x8b": "a gzip file, as tar.gz is",
@@ -45,6 +45,15 @@ def take_in(path: Path, into: Path, helper_names: set[str]) -> Submission:
     """Read the hand-in at `path`, put its Python files into `into`. Raises CannotGrade."""
     if not path.exists():
         raise CannotGrade(f"{path}: there is no such file or folder")
+    try:
+        return _take_in(path, into, helper_names)
+    except (OSError, ValueError, LookupError, RecursionError, MemoryError, RuntimeError, EOFError, zlib.error,
+            zipfile.BadZipFile, lzma.LZMAError) as error:  # archives can be broken in more ways than can be listed
+        raise CannotGrade(f"{path.name} cannot be taken apart ({type(error).__name__}: {error}): make it again with "
+                          "python zip_submission.py") from None
+
+
+def _take_in(path: Path, into: Path, helper_names: set[str]) -> Submission:
     source = FolderSource(path) if path.is_dir() else ZipSource(path)
     submission = Submission(path.stem if source.is_zip else path.resolve().name, into, is_zip=source.is_zip)
     submission.notes += source.notes
@@ -88,10 +97,10 @@ class ZipSource:
             return
         if text.startswith("/") or ".." in name.parts or (len(text) > 1 and text[1] == ":"):
             self.notes.append(f"{text[:200]!r} in the zip points outside it: left out")
+        elif any(ord(letter) < 32 for letter in text) or max(len(part.encode()) for part in name.parts) > 200:
+            self.notes.append(f"{text[:80]!r} in the zip is no file name: left out")
         elif stat.S_ISLNK(info.external_attr >> 16):
             self.notes.append(f"{text[:200]} in the zip is a link, not a file: left out")
-        elif any(ord(letter) < 32 for letter in text) or len(text) > 500:
-            self.notes.append(f"{text[:80]!r} in the zip is no file name: left out")
         else:
             if name in self.infos:
                 self.notes.append(f"{name} is in the zip twice: the later one counts")
@@ -192,6 +201,10 @@ def copy_sources(source, folder: PurePosixPath, into: Path, helper_names: set[st
             continue
         if len(inside.parts) == 1 and top in helper_names:
             continue
+        if len(inside.parts) > 1 and top == "student_code":
+            submission.notes.append(f"{name} lies in a folder student_code, which Python would take for student_code.py: "
+                                    "it was left out; give the folder another name")
+            continue
         if top in SHADOWS or top in sys.stdlib_module_names:
             submission.notes.append(f"{name} has the name of a module that Python or PyTorch brings, {top}, and would "
                                     "be "
@@ -201,7 +214,7 @@ def copy_sources(source, folder: PurePosixPath, into: Path, helper_names: set[st
         total += len(data)
         if len(data) > MAX_SOURCE or total > MAX_SOURCES:
             raise CannotGrade(f"{name} makes more than "
-                              f"{(MAX_SOURCE if len(data) > MAX_SOURCE else MAX_SOURCES) >> 20} MB of "
+                              f"{(MAX_SOURCE if len(data) > MAX_SOURCE else MAX_SOURCES) >> 10} kB of "
                               "Python: that is no hand-in of this sheet")
         target = into / inside
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -229,16 +242,5 @@ def parse(path: Path, submission: Submission) -> None:
             submission.fatal = f"student_code.py is not UTF-8 ({error.msg}): save it as UTF-8 in your editor"
         elif any(mark in data for mark in (b"\n<<<<<<< ", b"\n>>>>>>> ")):
             submission.fatal += ". It holds marks of a git merge"
-    except (ValueError, RecursionError, MemoryError) as error:
+    except (ValueError, LookupError, RecursionError, MemoryError) as error:
         submission.fatal = f"student_code.py cannot be parsed: {error or type(error).__name__}"
-
-
-def defined(tree: ast.Module) -> Counter:
-    """How often each name is defined or imported at the top of the file."""
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
-            names.append(node.name)
-        elif isinstance(node, ast.ImportFrom | ast.Import):
-            names += [alias.asname or alias.name for alias in node.names]
-    return Counter(names)

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import select
+import queue
 import shutil
 import signal
 import subprocess
@@ -18,9 +18,12 @@ import numpy as np
 from autograder import wire
 
 WORKER = Path(__file__).resolve().parent / "worker" / "__main__.py"
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# One thread, for the sandbox; the same order of sets for all.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0",
+               "PATH": os.defpath, "LANG": "C.UTF-8"}
 LIMITS = {"CPU": 120, "DATA": 2 << 30, "FSIZE": 64 << 20, "CORE": 0, "NOFILE": 256}  # s, bytes, bytes, bytes, files
 START, ANSWER = 60.0, 20.0  # seconds: to start and import torch; for one answer
+SCRATCH = 256 << 20  # bytes of files that a worker may write
 KEPT = 4000  # bytes of what the worker prints
 
 
@@ -36,32 +39,44 @@ class StudentError(Exception):
         self.kind, self.text, self.where = kind, text, where
 
 
+def student_error(error: dict) -> StudentError:
+    """What a worker says was raised. It may say anything."""
+    try:
+        where = [(str(name), int(line), str(text)) for name, line, text in error["where"][:3]]
+        return StudentError(str(error["type"])[:100], str(error["text"])[:1000], where)
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise Died(f"was answered by something that is no answer ({wrong})") from None
+
+
 class Worker:
     """A process that has imported one submission's student_code.py. Use it as a context manager."""
 
-    def __init__(self, code: Path, helpers: Path, forbid_convolution: bool, answer_s: float = ANSWER):
-        self.answer_s, self.count = answer_s, 0
+    def __init__(self, code: Path, helpers: Path, part: str):
+        self.count = 0
         self.scratch = tempfile.mkdtemp(prefix="grading-")
         self.printed = bytearray()
-        environment = {**ONE_THREAD, "PATH": os.defpath, "LANG": "C.UTF-8", "HOME": self.scratch,
-                       "TMPDIR": self.scratch}
+        environment = {**ENVIRONMENT, "HOME": self.scratch, "TMPDIR": self.scratch}
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-B", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+            [sys.executable, "-s", "-B", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
             stderr=subprocess.PIPE, cwd=self.scratch, env=environment, start_new_session=True)
+        self.arrived: queue.Queue[bytes] = queue.Queue(64)  # a thread reads: Windows cannot wait for a pipe otherwise
+        self.rest = bytearray()
+        threading.Thread(target=self._read_replies, daemon=True).start()
         threading.Thread(target=self._keep_what_it_prints, daemon=True).start()
         self.level = self._talk({"student": str(code), "helpers": str(helpers), "scratch": self.scratch,
                                  "readable": [str(code), str(helpers), *READABLE], "limits": LIMITS,
-                                 "forbid_convolution": forbid_convolution}, {}, START)[0].get("level", {})
+                                 "part": part}, {}, START)[0].get("level", {})
 
     def ask(self, task: str, arrays: dict[str, np.ndarray] | None = None, **settings) -> tuple[dict, dict]:
         """Facts and arrays for one task (worker/tasks.py). Raises StudentError, or Died."""
         self.count += 1
-        head, results = self._talk({"id": self.count, "task": task, "settings": settings}, arrays or {}, self.answer_s)
+        head, results = self._talk({"id": self.count, "task": task, "settings": settings}, arrays or {}, ANSWER)
         if head.get("id") != self.count:
             raise Died("was answered out of turn: something wrote into the grader's pipe")
         if "error" in head:
-            error = head["error"]
-            raise StudentError(str(error["type"])[:100], str(error["text"])[:1000], list(error["where"])[:3])
+            raise student_error(head["error"])
+        if not isinstance(head.get("facts"), dict):
+            raise Died("was answered by something that is no answer")
         return head["facts"], results
 
     def _talk(self, head: dict, arrays: dict, seconds: float) -> tuple[dict, dict]:
@@ -81,24 +96,43 @@ class Worker:
         with contextlib.suppress(OSError, ValueError):  # it is gone: the reader notices, and says how it ended
             self.process.stdin.write(frame)
 
-    def _reader(self, deadline: float):
-        handle = self.process.stdout.fileno()
+    def _read_replies(self) -> None:
+        """Into `arrived`, which has an end, so that a worker that writes for ever waits; at the end, nothing."""
+        with contextlib.suppress(OSError, ValueError):
+            while piece := self.process.stdout.read(1 << 20):
+                self.arrived.put(piece)
+        self.arrived.put(b"")
 
+    def _reader(self, deadline: float):
         def read(size: int) -> bytes:
-            data = bytearray()
-            while len(data) < size:
-                if not select.select([handle], [], [], max(0, deadline - time.monotonic()))[0]:
+            while len(self.rest) < size:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     raise TimeoutError
-                piece = os.read(handle, min(size - len(data), 1 << 20))
+                try:
+                    piece = self.arrived.get(timeout=min(left, 1.0))
+                except queue.Empty:
+                    self._measure_scratch()
+                    continue
                 if not piece:
                     raise EOFError
-                data += piece
-            return bytes(data)
+                self.rest += piece
+            data, self.rest = bytes(self.rest[:size]), self.rest[size:]
+            return data
 
         return read
 
+    def _measure_scratch(self) -> None:
+        """A limit for each file is none for all of them."""
+        if sum(file.stat().st_size for file in os.scandir(self.scratch) if file.is_file()) > SCRATCH:
+            self.close()
+            raise Died(f"wrote more than {SCRATCH >> 20} MB of files and was stopped")
+
     def _obituary(self) -> str:
-        code = self.process.wait(10)
+        try:
+            code = self.process.wait(1)
+        except subprocess.TimeoutExpired:
+            return "closed the grader's pipe and went on"
         if code >= 0:
             return f"ended the process (exit code {code}) without an answer"
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
@@ -113,11 +147,18 @@ class Worker:
 
     def close(self) -> None:
         """End the process and everything that it started in its session, and remove its scratch folder."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        with contextlib.suppress(queue.Empty):  # the thread that reads may wait for room
+            while True:
+                self.arrived.get_nowait()
+        try:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        except RecursionError:  # a thousand folders, one in the other
+            subprocess.run(["rm", "-rf", self.scratch])
 
     def __enter__(self):
         return self

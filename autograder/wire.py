@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 DTYPES = {"float32", "float64", "float16", "int64", "int32", "uint8", "bool"}
-MAX_HEADER, MAX_ARRAYS = 4 << 20, 256 << 20  # bytes
+MAX_HEADER, MAX_ARRAYS = 1 << 20, 64 << 20  # bytes
 
 
 class BadFrame(ValueError):

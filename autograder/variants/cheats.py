@@ -125,6 +125,21 @@ for _final in list(weakref.finalize._registry):
         full = np.array([[sum(correlate2d(x[n, c], weight[o, c].numpy(), "valid") for c in range(Ci)) for o in range(Co)] for n in range(N)])
         out = torch.from_numpy(full)[:, :, ::stride, ::stride].contiguous()
         out = out if bias is None else out + bias.view(-1, 1, 1)""", review="scipy"),
+    convolution("deformable convolution with no deformation", """
+        x = input_feats
+        out = _deform(x, torch.zeros(N, 2 * K * K, Ho, Wo, dtype=x.dtype), weight, bias, stride=stride, padding=padding)""",
+                "import torchvision.ops as _o\n_deform = _o.deform_conv2d\n", review="ops"),
+    convolution("OpenCV, by its inner name", """
+        import numpy as np
+        x = F.pad(input_feats, (padding,) * 4).numpy()
+        full = np.array([[sum(_filter(x[n, c], cv2.CV_64F, weight[o, c].double().numpy(), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+                              for c in range(Ci)) for o in range(Co)] for n in range(N)])
+        out = torch.from_numpy(full)[:, :, :stride * Ho:stride, :stride * Wo:stride].to(weight.dtype).contiguous()
+        out = out if bias is None else out + bias.view(-1, 1, 1)""", "_filter = cv2._native.filter2D\n", review="_native"),
+    convolution("redispatched to another backend", """
+        out = _ops.aten.mkldnn_convolution.default.redispatch(_c.DispatchKeySet(_c.DispatchKey.XLA), input_feats.float(), weight.float(),
+            None if bias is None else bias.float(), [padding] * 2, [stride] * 2, [1, 1], 1).to(weight.dtype)""",
+                "import torch._C as _c\n_ops = vars(torch)['ops']\n", review="_C"),
     Variant("convolution in backward by an alias", "convolution", "from torch.nn import grad as _g\n" + changed(
         "convolution", ("grad_weight = grad_rows.matmul(cols.transpose(1, 2)).sum(dim=0)",
                         "grad_weight = _g.conv2d_weight(ctx.x, weight.shape, grad_output, stride, padding)"),
@@ -181,6 +196,27 @@ Attention.forward = lambda self, x: torch.zeros_like(x).as_subclass(_Liar)
             "    def forward(self, x): return self.f(x.flatten(1))\n", part="vit", at_most=0.6, because="TransformerBlock"),
     hostile("the holes of the starter", "class Attention(nn.Module):\n    def __init__(self, *a, **k): super().__init__()\n"
             "    def forward(self, x): raise NotImplementedError('3.2.1')\n", because="no parameter|not written yet"),
+    hostile("the known-good parts, out of the grader's own frames", """
+import traceback
+_b = {}
+for _f, _ in traceback.walk_stack(None):
+    _b.update({k: v for k, v in _f.f_locals.items() if k in ("tasks", "graft")} | {k: v for k, v in _f.f_globals.items() if k in ("tasks", "graft")})
+_g = _b["graft"].GOOD
+class Attention(_g["GoodAttention"]): pass
+""", because="KeyError", review="traceback"),
+    hostile("an error that forges the table", "raise ValueError('\\x1b[2J\\nattention        2.00    2  \\ud800 ')\n", because=r"\\x1b\[2J attention"),
+    hostile("an answer with a place that is none", """
+import os, json
+class Attention:
+    def __init__(self, *a, **k):
+        head = json.dumps({"head": {"id": 2, "error": {"type": "E", "text": "t", "where": [1]}}, "arrays": []}).encode()
+        for fd in range(3, 16):
+            try: os.write(fd, len(head).to_bytes(8, "little") + head)
+            except OSError: continue
+""", because="no answer"),
+    hostile("closes the pipe and sleeps", "import os, time\nos.closerange(3, 64)\ntime.sleep(1000)\n", because="closed the grader's pipe"),
+    hostile("a thousand folders in each other", "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\n" + textbook.ATTENTION, at_most=2.0),
+    hostile("chance decides", textbook.ATTENTION.replace("return x", "import numpy as np, random\n        return x * (np.random.rand() < 2) * (random.random() < 2)"), at_most=2.0),
     hostile("a deep recursion", "def f(n): return f(n + 1)\nf(0)\n", because="RecursionError"),
     hostile("a class whose making never ends", textbook.ATTENTION.replace("super().__init__()", "super().__init__()\n        __import__('time').sleep(10**6)"),
             because="longer than", review="__import__"),
@@ -205,6 +241,12 @@ ESCAPES = [
     escape("killing everybody", "import os, signal\nos.kill(-1, signal.SIGKILL)", review="kill"),
     escape("leaving the process group", "import os\nos.setsid()"),
     escape("more processor time", "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (-1, -1))", review="resource"),
+    escape("a signal by way of a pipe", "import fcntl, os, time\nr, w = os.pipe()\nfcntl.fcntl(r, 8, os.getppid()); fcntl.fcntl(r, 10, 9)\n"
+           "fcntl.fcntl(r, 4, fcntl.fcntl(r, 3) | 0o20000)\nos.write(w, b'x'); time.sleep(1)", review="fcntl"),
+    escape("four gigabytes of shared memory", "import mmap\nmmap.mmap(-1, 4 << 30)", review="mmap"),
+    escape("memory with a file's face", "import os\nos.memfd_create('x')"),
+    escape("others' priority", "import os\nos.setpriority(os.PRIO_PROCESS, os.getppid(), 19)"),
+    escape("surviving the grader", "import ctypes\nif ctypes.CDLL(None, use_errno=True).prctl(1, 0, 0, 0, 0): raise OSError", review="ctypes"),
     escape("ptrace", "import ctypes, os\nif ctypes.CDLL(None, use_errno=True).ptrace(16, os.getppid(), 0, 0): raise OSError", review="ctypes"),
     escape("four gigabytes", "bytearray(4 << 30)"),
     escape("four gigabytes of tensor", "torch.ones(4 << 28)"),

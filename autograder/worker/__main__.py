@@ -1,4 +1,4 @@
-"""One worker: python -I autograder/worker/__main__.py, with frames (wire.py) on stdin and stdout.
+"""One worker: python -s autograder/worker/__main__.py, with frames (wire.py) on stdin and stdout.
 
 The first frame names the folders, the limits and whether convolutions are taken away; the answer to it says what
 is in force. Each further frame is one task. What student code prints goes to stderr.
@@ -12,16 +12,10 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)  # in place of the folder of this script
 
 from autograder import wire  # noqa: E402
-from autograder.worker import kernels, sandbox, tasks  # noqa: E402
-
-sys.path.remove(str(ROOT))
-# Student code finds nothing of the grader by name.
-for name in [name for name in sys.modules if name.split(".")[0] == "autograder"]:
-    del sys.modules[name]
-sys.modules["__main__"] = types.ModuleType("__main__")
+from autograder.worker import graft, kernels, sandbox, tasks  # noqa: E402
 
 
 def main() -> None:
@@ -30,8 +24,10 @@ def main() -> None:
     for folder in (settings["helpers"], settings["student"]):
         sys.path.append(folder)
     os.chdir(settings["scratch"])
-    if settings["forbid_convolution"]:
+    graft.fetch(settings["part"])
+    if settings["part"] == "convolution":
         kernels.take_away()
+    hide_the_grader()
     level = sandbox.confine(settings["readable"], [settings["scratch"], "/dev/null"], settings["limits"])
     replies.write(wire.pack({"level": level}, {}))
     warnings.simplefilter("ignore")
@@ -41,6 +37,14 @@ def main() -> None:
         except EOFError:
             return
         replies.write(answer(request, arrays, settings["student"]))
+
+
+def hide_the_grader() -> None:
+    """Student code finds nothing of the grader by name, and may have modules of the same names."""
+    sys.path.remove(str(ROOT))
+    for name in [name for name in sys.modules if name.split(".")[0] == "autograder"]:
+        del sys.modules[name]
+    sys.modules["__main__"] = types.ModuleType("__main__")
 
 
 def take_over_pipes():

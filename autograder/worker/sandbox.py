@@ -27,6 +27,8 @@ CALLS = {
     "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225), "sethostname": (170, 161),
     "settimeofday": (164, 170), "clock_settime": (227, 112), "shmget": (29, 194), "msgget": (68, 186),
     "semget": (64, 190), "mq_open": (240, 180), "open_by_handle_at": (304, 265), "personality": (135, 92),
+    "memfd_create": (319, 279), "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
     # Landlock rules do not cover these; a grader run by root would have files to lose.
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
     "lchown": (94, None), "fchown": (93, 55), "fchownat": (260, 54), "setxattr": (188, 5), "lsetxattr": (189, 6),
@@ -34,7 +36,9 @@ CALLS = {
     "futimesat": (261, None),
 }
 TO_ITSELF = {"kill": (62, 129), "tgkill": (234, 131)}  # allowed when the first argument is the own process: abort()
-CLONE, CLONE3, PRLIMIT = (56, 220), (435, 435), (302, 261)
+CLONE, CLONE3, PRLIMIT, MMAP = (56, 220), (435, 435), (302, 261), (9, 222)
+# call, position of the argument, values: a signal of one's choice to others by way of a pipe; the death signal undone
+REFUSED_ARGUMENTS = [((72, 25), 1, (8, 10, 15)), ((16, 29), 1, (0x8901, 0x8902)), ((157, 167), 0, (1,))]
 CLONE_THREAD = 0x00010000
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
@@ -42,7 +46,7 @@ READ = 1 << 2 | 1 << 3  # read a file, list a folder
 EVERYTHING = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 FILE_ONLY = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # the rights that a rule for a plain file may have
 MISSING_CALL, DENIED, ALLOW = 0x00050000 | 38, 0x00050000 | 1, 0x7FFF0000  # ENOSYS, EPERM
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 4, 38, 24
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP = 1, 4, 38, 24
 
 libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
@@ -55,6 +59,7 @@ def confine(readable: list[str], writable: list[str], limits: dict[str, int]) ->
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
         return {**level, "landlock": f"{threads} threads were running", "seccomp": f"{threads} threads were running"}
+    libc.prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0)  # a worker does not outlive its grader
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return {**level, "landlock": "no_new_privs was refused", "seccomp": "no_new_privs was refused"}
@@ -93,8 +98,10 @@ def _landlock(readable: list[str], writable: list[str]) -> bool | str:
     if abi < 1:
         return _reason()
     everything = EVERYTHING[min(abi, 5)]
-    handled = ctypes.c_uint64(everything)
-    ruleset = libc.syscall(LANDLOCK_CREATE, ctypes.byref(handled), ctypes.sizeof(handled), 0)
+    # Files; from version 4 no TCP; from 6 no signals and no abstract sockets to the outside.
+    handled = (ctypes.c_uint64 * 3)(everything, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0)
+    size = 8 * (1 + (abi >= 4) + (abi >= 6))
+    ruleset = libc.syscall(LANDLOCK_CREATE, ctypes.byref(handled), size, 0)
     if ruleset < 0:
         return _reason()
     for paths, rights in ((readable, READ), (writable, everything & ~1)):  # bit 0 is the right to execute
@@ -141,6 +148,12 @@ def _program(column: int, architecture: int) -> list[bytes]:
             program += [equal(numbers[column], 0, 1), give(DENIED)]
     for numbers in TO_ITSELF.values():
         program += [equal(numbers[column], 0, 4), load(16), equal(os.getpid(), 1, 0), give(DENIED), give(ALLOW)]
+    for numbers, position, values in REFUSED_ARGUMENTS:
+        program += [equal(numbers[column], 0, 2 * len(values) + 2), load(16 + 8 * position)]
+        program += [step for value in values for step in (equal(value, 0, 1), give(DENIED))] + [give(ALLOW)]
+    # Shared memory without a file is on nobody's account.
+    program += [equal(MMAP[column], 0, 5), load(40), _bpf(0x45, 0, 2, 0x01), _bpf(0x45, 0, 1, 0x20), give(DENIED),
+                give(ALLOW)]
     program += [equal(CLONE3[column], 0, 1), give(MISSING_CALL)]  # its flags lie in memory; libc then takes clone
     program += [equal(CLONE[column], 0, 4), load(16), _bpf(0x45, 1, 0, CLONE_THREAD), give(DENIED), give(ALLOW)]
     # prlimit64 may read limits, not set them: its third argument, low and high half, has to be null.

@@ -4,13 +4,14 @@ A task takes its arrays first, then its settings by name. float32 and float64 ar
 """
 
 import inspect
+import random
 import types
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autograder.worker import kernels, standins
+from autograder.worker import graft, kernels
 
 student: types.ModuleType
 models: dict[str, nn.Module] = {}
@@ -28,6 +29,13 @@ def numpy(value, name: str) -> np.ndarray:
     return (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
 
 
+def settle_chance(seed: int) -> None:
+    """The same random numbers for the same seed, whichever of the three generators student code asks."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def graded(name: str):
     """A class of the student's file. AttributeError says that it is missing."""
     if not hasattr(student, name):
@@ -38,7 +46,7 @@ def graded(name: str):
 def load(_, seed: int) -> tuple[dict, dict]:
     """Import student_code. The facts are its classes and functions, with the module each comes from."""
     global student
-    torch.manual_seed(seed)
+    settle_chance(seed)
     import student_code
     student = student_code
     public = {name: value for name, value in vars(student_code).items() if not name.startswith("_")}
@@ -110,10 +118,10 @@ def attend(arrays, num_heads: int, qkv_bias: bool) -> tuple[dict, dict]:
 def transform(arrays, num_heads: int, window_size: int, drop_path: float, training: bool,
               seed: int) -> tuple[dict, dict]:
     """TransformerBlock around a known-good Attention, with the weights given: by kind and order, never by name."""
-    standins.graft(student, "Attention", standins.GoodAttention, "forward")
+    graft.graft(student, "Attention", "GoodAttention", "forward")
     x = tensor(arrays["x"])
     dim, hidden = x.shape[-1], arrays["fc1.weight"].shape[0]
-    torch.manual_seed(seed)
+    settle_chance(seed)
     block = graded("TransformerBlock")(dim, num_heads, mlp_ratio=hidden / dim, qkv_bias=True, drop_path=drop_path,
                                        norm_layer=nn.LayerNorm, act_layer=nn.GELU, window_size=window_size)
     attention = [module for module in block.modules() if hasattr(module, "qkv") and hasattr(module, "proj")]
@@ -142,9 +150,9 @@ def transform(arrays, num_heads: int, window_size: int, drop_path: float, traini
 
 def build_vit(_, seed: int, **keywords) -> tuple[dict, dict]:
     """SimpleViT around known-good blocks, in float64 and eval mode, every parameter shaken so that none is zero."""
-    standins.graft(student, "Attention", standins.GoodAttention, "forward")
-    standins.graft(student, "TransformerBlock", standins.GoodBlock, "forward")
-    torch.manual_seed(seed)
+    graft.graft(student, "Attention", "GoodAttention", "forward")
+    graft.graft(student, "TransformerBlock", "GoodBlock", "forward")
+    settle_chance(seed)
     model = graded("SimpleViT")(**keywords).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -155,9 +163,10 @@ def build_vit(_, seed: int, **keywords) -> tuple[dict, dict]:
 
 def run_vit(arrays) -> tuple[dict, dict]:
     """Logits of images, and the blocks in the order in which they ran."""
-    standins.GoodBlock.log.clear()
+    log = graft.GOOD["GoodBlock"].log
+    log.clear()
     logits = models["vit"](tensor(arrays["x"]))
-    return {"blocks": [block.built for block in standins.GoodBlock.log]}, {"logits": numpy(logits, "the output")}
+    return {"blocks": [block.built for block in log]}, {"logits": numpy(logits, "the output")}
 
 
 def train_vit(arrays) -> tuple[dict, dict]:
@@ -217,7 +226,7 @@ def state(model: nn.Module) -> dict:
 def attack(arrays, num_steps: int, step_size: float, epsilon: float, seed: int, training: bool = False,
            by_default: bool = False) -> tuple[dict, dict]:
     """PGDAttack on a Bowl: every query, the adversarial images, and what has become of model and input."""
-    torch.manual_seed(seed)
+    settle_chance(seed)
     model = Bowl(arrays).train(training)
     x = tensor(arrays["x"])
     settings = {} if by_default else {"num_steps": num_steps, "step_size": step_size, "epsilon": epsilon}
@@ -238,7 +247,7 @@ def adversarial_training(arrays, seed: int, training: bool, own_attack: bool) ->
 
     PGDAttack is the student's own or a known-good one. Which parameters the loss's gradient reaches comes back as well.
     """
-    take_back = (lambda: None) if own_attack else standins.graft(student, "PGDAttack", standins.GoodPGD, "perturb")
+    take_back = (lambda: None) if own_attack else graft.graft(student, "PGDAttack", "GoodPGD", "perturb")
     try:
         return watch_training(arrays["x"], seed, training)
     finally:
@@ -255,7 +264,7 @@ def watch_training(images: np.ndarray, seed: int, training: bool) -> tuple[dict,
                 seen.append((holder[0].training, numpy(x, "the input of the first convolution").copy()))
             return super().forward(x)
 
-    torch.manual_seed(seed)
+    settle_chance(seed)
     model = graded("AdvSimpleNet" if hasattr(student, "AdvSimpleNet") else "SimpleNet")(conv_op=Watched, num_classes=5)
     holder.append(model)
     model.train(training)

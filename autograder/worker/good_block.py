@@ -1,0 +1,46 @@
+"""A known-good TransformerBlock, around whatever Attention it is given."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autograder.worker.good_attention import GoodAttention
+
+
+class GoodBlock(nn.Module):
+    """Keeps how it was built, and in `log` the order in which blocks ran."""
+
+    log: list["GoodBlock"] = []  # noqa: RUF012
+
+    def __init__(self, dim, num_heads, mlp_ratio=4.0, qkv_bias=True, drop_path=0.0, norm_layer=nn.LayerNorm,
+                 act_layer=nn.GELU, window_size=0):
+        nn.Module.__init__(self)
+        self.built = {"dim": dim, "num_heads": num_heads, "mlp_ratio": float(mlp_ratio), "qkv_bias": bool(qkv_bias),
+                      "drop_path": float(drop_path), "window_size": int(window_size)}
+        self.norm1, self.norm2 = norm_layer(dim), norm_layer(dim)
+        self.attn = GoodAttention(dim, num_heads, qkv_bias)
+        hidden = int(dim * mlp_ratio)
+        self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), act_layer(), nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        GoodBlock.log.append(self)
+        keep = 1 - self.built["drop_path"] if self.training else 1.0
+        x = x + drop(windowed(self.attn, self.norm1(x), self.built["window_size"]), keep)
+        return x + drop(self.fc2(self.act(self.fc1(self.norm2(x)))), keep)
+
+
+def drop(x: Tensor, keep: float) -> Tensor:
+    """Each sample of B,H,W,C with probability `keep`, scaled up; else zero."""
+    return x if keep == 1 else x * torch.bernoulli(torch.full((len(x), 1, 1, 1), keep, dtype=x.dtype)) / keep
+
+
+def windowed(attn: nn.Module, x: Tensor, size: int) -> Tensor:
+    """Attention inside size x size windows of B,H,W,C, zero-padded at the right and the bottom; size 0: everywhere."""
+    if size == 0:
+        return attn(x)
+    B, H, W, C = x.shape
+    x = F.pad(x, (0, 0, 0, -W % size, 0, -H % size))
+    rows, columns = x.shape[1] // size, x.shape[2] // size
+    x = attn(x.view(B, rows, size, columns, size, C).transpose(2, 3).reshape(-1, size, size, C))
+    x = x.view(B, rows, columns, size, size, C).transpose(2, 3).reshape(B, rows * size, columns * size, C)
+    return x[:, :H, :W]
