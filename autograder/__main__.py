@@ -5,7 +5,9 @@ Exit code 0 if everything was graded, 2 if something could not be.
 
 import argparse
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from autograder import batch, doctor, gradescope, report, rubric, starter
@@ -16,6 +18,8 @@ from autograder.text import printable
 
 def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: workers and folders are cleared away
     try:
         return args.run(args)
     except (CannotGrade, starter.StarterError) as error:
@@ -29,11 +33,11 @@ def main(argv: list[str] | None = None) -> int:
 def grade_one(args: argparse.Namespace) -> int:
     seed = new_seed() if args.seed is None else args.seed
     write = lambda content: report.write_json(args.json, content) if args.json else None  # noqa: E731
-    write(report.not_graded(printable(args.path.name), "the grader was stopped before the first part was done"))
+    write(report.not_graded(args.path.name, "the grader was stopped before the first part was done"))
     try:
         mark = grade(args.path, seed, args.part, args.year, args.handed_in, lambda mark: write(report.gradescope(mark)))
     except CannotGrade as error:
-        write(report.not_graded(printable(args.path.name), printable(error)))
+        write(report.not_graded(args.path.name, printable(error), hand_in_at_fault=True))
         raise
     print(report.show(mark, args.all))
     return 0

@@ -59,20 +59,29 @@ def grade_all(folder: Path, table: Path, jobs: int, options: dict, tell=print) -
 
 
 def grade_one(path: Path, marks: Path, options: dict) -> tuple[dict, bool]:
-    """results.json of one hand-in, from an earlier run if nothing has changed since; whether it is new."""
-    # A name may be too long or too odd for one more suffix.
-    short = f"{printable(path.name, 60)}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}".replace("/", "-")
-    kept, key = marks / f"{short}.json", key_of(path, options)
-    if kept.exists():
-        try:
-            before = json.loads(kept.read_text())
-        except ValueError:
-            before = {}
-        if before.get("key") == key:
+    """results.json of one hand-in, from an earlier run if nothing has changed since; whether it is new.
+
+    What the grader itself failed at, or was stopped in, is not kept: it is tried again the next time.
+    """
+    try:
+        # A name may be too long or too odd to get one more suffix.
+        short = f"{printable(path.name, 60)}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}"
+        kept, key = marks / f"{short.replace('/', '-')}.json", key_of(path, options)
+        if (before := read_kept(kept)).get("key") == key:
             return before["results"], False
-    results = in_a_process(path, options)
-    report.write_json(kept, {"key": key, "results": results})
-    return results, True
+        results = in_a_process(path, options)
+        if "mark" in results["extra_data"] or results["extra_data"].get("hand_in_at_fault"):
+            report.write_json(kept, {"key": key, "results": results})
+        return results, True
+    except OSError as error:
+        return report.not_graded(path.name, f"{printable(path.name)}: {error.strerror or error}"), True
+
+
+def read_kept(kept: Path) -> dict:
+    try:
+        return json.loads(kept.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def in_a_process(path: Path, options: dict) -> dict:
@@ -80,16 +89,22 @@ def in_a_process(path: Path, options: dict) -> dict:
     with tempfile.TemporaryDirectory(prefix="batch-") as folder:
         out = Path(folder) / "results.json"
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "autograder", "grade", str(path.resolve()), "--json", str(out), *flags]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
-            command = [sys.executable, "-m", "autograder", "grade", str(path.resolve()), "--json", str(out), *flags]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace", timeout=SECONDS)
+            _, said = process.communicate(timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            return report.not_graded(path.name, f"the grader itself took longer than {SECONDS} s: please tell its "
-                                                "authors")
-        if done.returncode in (0, 2) and out.exists():
+            process.terminate()  # so that it cleans up behind itself
+            try:
+                process.communicate(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            return report.not_graded(path.name, f"the grader itself took longer than {SECONDS} s: tell its authors")
+        if process.returncode in (0, 2) and out.exists():
             return json.loads(out.read_text())
-        return report.not_graded(path.name, "the grader itself failed, which is no fault of the hand-in: "
-                                 + (done.stderr.strip().splitlines() or ["no message"])[-1])
+        last = (said.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+        return report.not_graded(path.name, f"the grader itself failed, which is no fault of the hand-in: {printable(last)}")
 
 
 def key_of(path: Path, options: dict) -> str:
@@ -178,4 +193,4 @@ def verdicts(mark: dict):
 
 def general(feedback: str) -> str:
     """The same mistake in the same words, whatever the numbers were: those of the case are cut away."""
-    return re.sub(r"-?\d+(\.\d+)?(e-?\d+)?", "#", re.sub(r" \(N=[^)]*\)| \(B=[^)]*\)|`[^`]*`", "", feedback))[:300]
+    return re.sub(r"(?<![\w.])-?\d+(\.\d+)?(e-?\d+)?\b", "#", re.sub(r" \(N=[^)]*\)| \(B=[^)]*\)|`[^`]*`", "", feedback))[:300]

@@ -13,7 +13,7 @@ import numpy as np
 
 from autograder import hand_in, rubric, syntax
 from autograder.compare import Wrong
-from autograder.intake import Submission, take_in
+from autograder.intake import FolderSource, Submission, take_in
 from autograder.parts import Check, checks_of
 from autograder.process import Died, StudentError, Worker
 from autograder.starter import write_helpers
@@ -91,7 +91,7 @@ def grade(path: Path, seed: int, only: list[str] | None = None, year: int = 2025
         submission.is_zip |= handed_in
         mark = Mark(printable(submission.name), seed, notes=[printable(note) for note in submission.notes])
         submission.fatal = printable(submission.fatal)
-        mark.violations = [printable(rule) for rule in hand_in.violations(submission)]
+        mark.violations = [] if only else [printable(rule) for rule in hand_in.violations(submission)]
         mark.review = [printable(line) for line in syntax.review(code)]
         for name in only or rubric.PARTS:
             if name in rubric.GIVEN_UNTIL_2023 and year <= 2023:
@@ -178,7 +178,7 @@ class Session:
             self.level = self.worker.level
             self.worker.ask("load", seed=self.mark.seed)
         except StudentError as error:
-            self.broken = f"importing student_code.py {raised(error)}"
+            self.broken = f"importing student_code.py {raised(error, importing=True)}"
             raise Wrong(self.broken) from None
         except Died as died:
             self.broken = f"importing student_code.py {died}"
@@ -203,12 +203,17 @@ class Session:
         self.close()
 
 
-def raised(error: StudentError) -> str:
+def raised(error: StudentError, importing: bool = False) -> str:
     """An exception of the student's code as a sentence, with the place in their file."""
     place = [f"{name}:{line}" for name, line, _ in error.where if name == "student_code.py"]
     at = f" ({place[-1]})" if place else ""
     if error.kind == "NotImplementedError":
         return f"is not written yet{at}: {error.text}" if error.text else f"is not written yet{at}"
+    if error.kind == "Missing":
+        return error.text
+    if error.kind == "Forbidden" and importing:
+        return (f"uses a convolution function{at}: {error.text}. Tests of your own belong under "
+                "if __name__ == '__main__':")
     if error.kind == "Forbidden":
         return f"uses a convolution function{at}: {error.text}"
     source = next((text for name, _, text in reversed(error.where) if name == "student_code.py" and text), "")
@@ -245,5 +250,5 @@ def fingerprint(path: Path) -> str:
     """What identifies a hand-in: the zip's content, or the names, sizes and times of a folder's files."""
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    files = sorted((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in path.rglob("*.py"))
+    files = [(str(name), size, (path / name).stat().st_mtime_ns) for name, size in FolderSource(path).files.items()]
     return hashlib.sha256(repr(files).encode()).hexdigest()

@@ -59,10 +59,16 @@ def split(x, weights, heads: int, layout: str = "3hd", order: str = "qkv") -> li
     return [cut[order.index(name)] for name in "qkv"]
 
 
+def scrambled(x, weights, heads: int) -> np.ndarray:
+    """What reshape gives where the tokens were to be moved behind the heads first: a mistake."""
+    B, H, W, C = x.shape
+    return linear(x, weights, "qkv").reshape(3, B, heads, H * W, C // heads)
+
+
 def attention(x, weights, heads: int, layout="3hd", order="qkv", merge="hd", scale=None, axis=-1, proj=True):
     """Multi-head self-attention over B,H,W,C (sheet equations 2 and 3), and its wrong versions by keyword."""
     B, H, W, C = x.shape
-    q, k, v = split(x, weights, heads, layout, order)
+    q, k, v = scrambled(x, weights, heads) if layout == "scrambled" else split(x, weights, heads, layout, order)
     scores = q @ k.swapaxes(-1, -2) * ((C // heads) ** -0.5 if scale is None else scale)
     mixed = softmax(scores, axis) @ v  # (B, nh, T, d)
     order_of_axes = {"hd": (0, 2, 1, 3), "dh": (0, 2, 3, 1), "none": (0, 1, 2, 3)}[merge]

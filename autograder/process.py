@@ -63,7 +63,15 @@ class Worker:
         self.rest = bytearray()
         threading.Thread(target=self._read_replies, daemon=True).start()
         threading.Thread(target=self._keep_what_it_prints, daemon=True).start()
-        self.level = self._talk({"student": str(code), "helpers": str(helpers), "scratch": self.scratch,
+        try:
+            self.level = self._start(code, helpers, part)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, code: Path, helpers: Path, part: str) -> dict:
+        """Send the settings; what confines the worker comes back."""
+        return self._talk({"student": str(code), "helpers": str(helpers), "scratch": self.scratch,
                                  "readable": [str(code), str(helpers), *READABLE], "limits": LIMITS,
                                  "part": part}, {}, START)[0].get("level", {})
 
@@ -124,7 +132,12 @@ class Worker:
 
     def _measure_scratch(self) -> None:
         """A limit for each file is none for all of them."""
-        if sum(file.stat().st_size for file in os.scandir(self.scratch) if file.is_file()) > SCRATCH:
+        total = 0
+        for parent, _, files in os.walk(self.scratch):
+            for name in files:
+                with contextlib.suppress(OSError):  # gone meanwhile
+                    total += os.stat(os.path.join(parent, name)).st_size
+        if total > SCRATCH:
             self.close()
             raise Died(f"wrote more than {SCRATCH >> 20} MB of files and was stopped")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autograder import rubric
 from autograder.grade import Mark, PartMark
+from autograder.text import printable
 
 WIDTH = 118
 
@@ -18,7 +19,8 @@ def show(mark: Mark, all_checks: bool = False) -> str:
                      f"{'bonus: ' if part.bonus else ''}{part.title}"
                      f"{' (graded by hand)' if part.manual else ''}")
         lines += [] if part.manual else failures(part, all_checks)
-    lines += [f"{'hand-in':<14}{-mark.penalty:7.2f}       {rule}" for rule in mark.violations]
+    each = rubric.HAND_IN_PENALTY * rubric.REGULAR
+    lines += [f"{'hand-in':<14}{-each:7.2f}       {rule}" for rule in mark.violations]
     automatic = sum(part.out_of for part in mark.parts if not part.manual and not part.bonus)
     bonus = sum(part.out_of for part in mark.parts if part.bonus)
     hand = sum(part.out_of for part in mark.parts if part.manual)
@@ -36,7 +38,11 @@ def failures(part: PartMark, all_checks: bool) -> list[str]:
     reasons = {verdict.feedback for verdict in failed}
     if len(reasons) == 1 and len(failed) == len(part.verdicts) > 1:
         return [f"    all checks: {reasons.pop()}"]
-    lines = [f"    -{verdict.out_of:.2f} {verdict.title}: {verdict.feedback}" for verdict in failed]
+    lines = []
+    for reason in dict.fromkeys(verdict.feedback for verdict in failed):
+        same = [verdict for verdict in failed if verdict.feedback == reason]
+        titles = "; ".join(verdict.title for verdict in same)
+        lines.append(f"    -{sum(verdict.out_of for verdict in same):.2f} {titles}: {reason}")
     if all_checks:
         passed = [verdict for verdict in part.verdicts if not verdict.feedback]
         lines = [f"    +{verdict.points:.2f} {verdict.title}" for verdict in passed] + lines
@@ -74,10 +80,10 @@ def test(part: PartMark, number: int) -> dict:
     return {**entry, "status": "failed" if failed else "passed", "output": "\n".join(failed) or "all checks passed"}
 
 
-def not_graded(name: str, reason: str) -> dict:
+def not_graded(name: str, reason: str, hand_in_at_fault: bool = False) -> dict:
     """results.json for a hand-in that there was nothing to grade of, or that is not finished."""
     said = {"score": 0, "output": reason, "output_format": "text", "visibility": "visible"}
-    return {**said, "stdout_visibility": "hidden", "extra_data": {"not_graded": name},
+    return {**said, "stdout_visibility": "hidden", "extra_data": {"not_graded": printable(name), "hand_in_at_fault": hand_in_at_fault},
             "tests": [{**said, "name": "hand-in", "number": "1", "max_score": rubric.REGULAR, "status": "failed"}]}
 
 

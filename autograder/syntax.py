@@ -9,7 +9,6 @@ from pathlib import Path
 
 CONVOLUTION = re.compile(r"(^|_)conv(?!ert)(_?(1|2|3)d|_?tbc|_?transpose|olution|olve)|^Conv[123]d|^ConvTranspose|"
                          r"^LazyConv|^(filter2D|sepFilter2D|correlate|correlate2d|convolve2d|fftconvolve)$")
-OWN = re.compile(r"^(custom_conv2d|CustomConv2d|CustomConv2DFunction)$")
 DOUBTFUL = {  # modules and names with no business in this sheet: shown to staff, never a deduction by itself
     "modules": {"ctypes", "_ctypes", "gc", "inspect", "threading", "_thread", "multiprocessing", "subprocess", "socket",
                 "signal", "resource", "pickle", "marshal", "importlib", "builtins", "scipy", "sys", "faulthandler",
@@ -27,19 +26,37 @@ DOUBTFUL = {  # modules and names with no business in this sheet: shown to staff
 
 
 def convolutions(tree: ast.Module) -> list[tuple[int, str]]:
-    """(line, name) of each convolution function named inside CustomConv2DFunction or a function that it calls."""
+    """(line, name) of each convolution function named inside CustomConv2DFunction or a function that it calls.
+
+    Names that the file gives itself are its own, whatever they sound like.
+    """
+    own = own_names(tree)
     functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     start = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "CustomConv2DFunction"]
     seen, waiting, found = set(), list(start), []
     while waiting:
         node = waiting.pop()
         for line, name in named(node):
-            if CONVOLUTION.search(name) and not OWN.match(name):
+            if CONVOLUTION.search(name) and name not in own:
                 found.append((line, name))
+                own.add(name)  # once is enough
             if name in functions and name not in seen:
                 seen.add(name)
                 waiting.append(functions[name])
     return sorted(set(found))
+
+
+def own_names(tree: ast.Module) -> set[str]:
+    """What a file defines: functions, classes, arguments, and variables that are not another name for an attribute."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.Assign) and not isinstance(node.value, ast.Attribute):
+            names |= {inner.id for target in node.targets for inner in ast.walk(target) if isinstance(inner, ast.Name)}
+    return names | {"custom_conv2d"}
 
 
 def named(node: ast.AST) -> list[tuple[int, str]]:

@@ -53,7 +53,7 @@ def evaluates(ask, rng):
         raise Wrong("in evaluation mode it attacks as well: only if self.training")
 
 
-@check("adversarial", "the attack runs in evaluation mode, and training mode is back afterwards", weight=2)
+@check("adversarial", "the pass that is learnt from runs in training mode, which stays on afterwards", weight=2)
 def modes(ask, rng):
     facts, results, x = train(ask, rng)
     attacked(facts, results, x)

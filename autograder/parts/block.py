@@ -1,5 +1,7 @@
 """3.2.1: the transformer block, around a known-good attention: pre-norm, two shortcuts, windows, stochastic depth."""
 
+from itertools import product
+
 import numpy as np
 
 from autograder import oracle
@@ -84,17 +86,18 @@ def in_windows(ask, rng, *sizes: tuple[int, int, int]) -> None:
     """Blocks with windows; one that is wrong even without windows is asked only which tokens see each other."""
     try:
         compare(ask, Case(rng))
-        judge = compare
+        whole = True
     except Wrong:
-        judge = sees_its_window
+        whole = False
     for window, H, W in sizes:
-        judge(ask, Case(rng, window=window, H=H, W=W))
+        case = Case(rng, window=window, H=H, W=W)
+        compare(ask, case) if whole else sees_its_window(ask, case, rng)
 
 
-def sees_its_window(ask, case: Case) -> None:
+def sees_its_window(ask, case: Case, rng) -> None:
     before = case.ask(ask)
     i, j = case.x.shape[1] - 1, 0
-    case.x[:, i, j] += 1
+    case.x[:, i, j] += rng.normal(size=case.x.shape[-1])  # the same for all channels would be nothing to a LayerNorm
     after = case.ask(ask)
     if before.shape != case.x.shape or after.shape != case.x.shape:
         raise Wrong(f"the output of TransformerBlock ({case}) has the shape {shape(after)}, expected {shape(case.x)}")
@@ -118,29 +121,38 @@ def padded_windows(ask, rng):
 
 @check("block", "stochastic depth drops each branch for a whole sample, in training only", weight=1)
 def drop_path(ask, rng):
+    """Measured against the block's own output without drop path, so that another mistake does not count here."""
     case = Case(rng, B=64, H=1, W=2)
-    quiet = case.ask(ask, drop_path=0.5)
-    if not same(quiet, case.right(quiet)):
-        raise Wrong("in evaluation mode, with drop_path=0.5, the output is not the one without drop path: nothing may "
-                    "be dropped there")
+    own = case.ask(ask)
+    if not same(case.ask(ask, drop_path=0.5), own):
+        raise Wrong("in evaluation mode the output with drop_path=0.5 is not the one with drop_path=0: nothing may be "
+                    "dropped there")
     got = case.ask(ask, drop_path=0.5, training=True)
-    kinds = {(a, b): [oracle.branches(case.x, weights, case.heads, 0, (a, b)) for weights in case.orders()]
-             for a in (0.0, 2.0) for b in (0.0, 2.0)}
-    seen = set()
-    for n in range(len(got)):
-        kind = next((kind for kind, outputs in kinds.items() if any(same(got[n], y[n]) for y in outputs)), None)
-        if kind is None:
-            raise Wrong(f"in training mode, with drop_path=0.5, sample {n} is none of the four: x plus attention "
-                        "times 0 "
-                        f"or 2, plus MLP times 0 or 2{not_dropped(case, got)}. DropPath goes around each branch, "
-                        "not around the shortcut")
-        seen.add(kind)
+    if same(got, own):
+        raise Wrong("in training mode, with drop_path=0.5, nothing is dropped at all: is drop_path used?")
+    if same(own, case.right(own)) and same(case.ask(ask, training=True), own):
+        which_were_dropped(case, got)
+
+
+def which_were_dropped(case: Case, got: np.ndarray) -> None:
+    """Each sample has to be one of four: attention dropped or doubled, MLP dropped or doubled."""
+    seen = {outcome(case, got, n) for n in range(len(got))}
+    if None in seen:
+        n = next(n for n in range(len(got)) if outcome(case, got, n) is None)
+        raise Wrong(f"in training mode, with drop_path=0.5, sample {n} is none of the four: x plus attention times 0 or 2, "
+                    "plus MLP times 0 or 2. DropPath goes around each branch, not around the shortcut")
+    for position, branch in enumerate(("attention", "MLP")):
+        if {kind[position] for kind in seen} == {1.0}:
+            raise Wrong(f"in training mode, with drop_path=0.5, the {branch} branch is never dropped")
     if len(seen) < 4:
-        raise Wrong(f"in training mode, with drop_path=0.5, of 64 samples {len(seen)} of the four outcomes came: the "
-                    "two "
-                    "branches have to be dropped independently, each sample by itself")
+        raise Wrong(f"in training mode, with drop_path=0.5, of 64 samples only {len(seen)} of the four outcomes came: the "
+                    "two branches have to be dropped independently, each sample by itself")
 
 
-def not_dropped(case: Case, got: np.ndarray) -> str:
-    plain = oracle.branches(case.x, case.weights, case.heads, 0)
-    return " (nothing is dropped at all: is drop_path used?)" if same(got, plain) else ""
+def outcome(case: Case, got: np.ndarray, n: int) -> tuple[float, float] | None:
+    """By which factors the two branches of sample n count; 1 is one that is never dropped."""
+    x, y = case.x[n:n + 1], got[n:n + 1]
+    for factors in product((0.0, 2.0, 1.0), repeat=2):
+        if any(same(y, oracle.branches(x, weights, case.heads, 0, factors)) for weights in case.orders()):
+            return factors
+    return None

@@ -1,10 +1,13 @@
 """3.1.1: the convolution, forward, backward and in its module. Cases are drawn anew for each seed."""
 
+from itertools import product
+
 import numpy as np
 
 from autograder import oracle
 from autograder.compare import Wrong, expect, same, shape
 from autograder.parts import check
+from autograder.process import StudentError
 
 
 class Case:
@@ -62,7 +65,6 @@ class Case:
                    oracle.convolve_backward(x, w[:, :, ::-1, ::-1], dy, s, p)["dx"])
             wide = oracle.convolve_backward(np.pad(x, ((0, 0), (0, 0), (p, p), (p, p))), w, dy, s, 0)["dx"]
             yield "It is the gradient of the padded input: the padding has to be cut off again", wide
-            yield "", np.zeros_like(x)
         for share, sentence in ((len(x), "averaged over the images, not summed"),
                                 (dy[0, 0].size, "averaged over the positions, not summed"),
                                 (len(x) * dy[0, 0].size, "averaged over images and positions, not summed")):
@@ -110,64 +112,92 @@ def backward(ask, case: Case, names=("dx", "dw", "db"), tolerance=1e-5, **settin
         expect(long[name], results.get(name), right[name], str(case), case.wrong_gradients(name, right), tolerance)
 
 
-@check("convolution", "forward: one square image, K 3", weight=2)
+def base(ask, rng) -> dict:
+    """The first of a few plain configurations that comes out right: what is built on it has one more thing to go wrong.
+
+    So a bias that is not optional, say, costs where it is looked at, and nowhere else. The plainest if none is right.
+    """
+    for dtype, bias, square in product(("float64", "float32"), (True, False), (False, True)):
+        case = Case(rng, bias=bias, square=square, dtype=dtype)
+        try:
+            _, results = case.ask(ask, backward=True, needs=["x"])
+        except StudentError:
+            continue
+        if same(results["y"], case.y, 1e-4):
+            return {"bias": bias, "square": square, "dtype": dtype}
+    return {"bias": True, "square": True}
+
+
+@check("convolution", "forward: one square image, K 3, the defaults stride 1 and padding 0", weight=2)
 def plain(ask, rng):
-    forward(ask, Case(rng, bias=False, square=True, N=1))
-    forward(ask, Case(rng, square=True))
+    settings = {**base(ask, rng), "square": True}
+    forward(ask, Case(rng, N=1, **settings))
+    forward(ask, Case(rng, **settings))
+    forward(ask, Case(rng, **settings), through="defaults")
 
 
 @check("convolution", "forward: bias or none", weight=1)
 def bias(ask, rng):
-    forward(ask, Case(rng, square=True))
-    forward(ask, Case(rng, square=True, bias=False))
+    settings = {**base(ask, rng), "square": True}
+    forward(ask, Case(rng, **{**settings, "bias": True}))
+    forward(ask, Case(rng, **{**settings, "bias": False}))
 
 
 @check("convolution", "forward: height and width differ", weight=1)
 def oblong(ask, rng):
-    forward(ask, Case(rng, bias=False))
-    forward(ask, Case(rng, K=2, bias=False))
+    settings = {**base(ask, rng), "square": False}
+    forward(ask, Case(rng, **settings))
+    forward(ask, Case(rng, K=5, **settings))
 
 
 @check("convolution", "forward: padding", weight=1)
 def padding(ask, rng):
-    for K, p in ((3, 1), (5, 2), (2, 1), (3, 4)):
-        forward(ask, Case(rng, K=K, padding=p, square=True, bias=False))
+    settings = base(ask, rng)
+    for K, p in ((3, 1), (5, 2), (3, 4)):
+        forward(ask, Case(rng, K=K, padding=p, **settings))
 
 
 @check("convolution", "forward: stride, also where a remainder is left", weight=1)
 def stride(ask, rng):
-    for K, s, p in ((3, 2, 0), (1, 2, 0), (2, 3, 1), (7, 2, 3), (2, 4, 0)):
-        forward(ask, Case(rng, K=K, stride=s, padding=p, square=True, bias=False))
+    settings = base(ask, rng)
+    for K, s, p in ((3, 2, 0), (3, 3, 1), (7, 2, 3), (3, 4, 0)):
+        forward(ask, Case(rng, K=K, stride=s, padding=p, **settings))
 
 
-@check("convolution", "forward: kernels of 1 and of the whole image", weight=1)
+@check("convolution", "forward: kernels of 1, of even size, of the whole image", weight=1)
 def kernels(ask, rng):
-    forward(ask, Case(rng, K=1, square=True, bias=False))
-    case = Case(rng, K=5, square=True, bias=False)
+    settings = base(ask, rng)
+    for K in (1, 2, 4):
+        forward(ask, Case(rng, K=K, **settings))
+    case = Case(rng, K=5, **settings)
     case.x = case.x[:, :, :5, :5]
-    case.y = oracle.convolve(case.x, case.w)
+    case.y = oracle.convolve(case.x, case.w, case.b)
     forward(ask, case)
+
+
+GEOMETRIES = ((3, 1, 0), (3, 1, 1), (3, 2, 1), (3, 3, 0), (1, 2, 0), (5, 1, 2), (7, 2, 3))  # K, stride, padding
 
 
 @check("convolution", "backward: input", weight=2)
 def gradient_of_input(ask, rng):
-    backward(ask, Case(rng, square=True, bias=False), ["dx"])
-    for K, s, p in ((3, 1, 0), (3, 1, 1), (3, 2, 1), (2, 3, 0), (1, 2, 0), (5, 1, 2), (7, 2, 3)):
-        backward(ask, Case(rng, K=K, stride=s, padding=p), ["dx"])
+    settings = base(ask, rng)
+    for K, s, p in GEOMETRIES:
+        backward(ask, Case(rng, K=K, stride=s, padding=p, **settings), ["dx"])
 
 
 @check("convolution", "backward: weight", weight=2)
 def gradient_of_weight(ask, rng):
-    backward(ask, Case(rng, square=True, bias=False), ["dw"])
-    for K, s, p in ((3, 1, 0), (3, 1, 1), (3, 2, 1), (2, 3, 0), (1, 2, 0), (5, 1, 2), (7, 2, 3)):
-        backward(ask, Case(rng, K=K, stride=s, padding=p, N=3), ["dw"])
+    settings = base(ask, rng)
+    for K, s, p in GEOMETRIES:
+        backward(ask, Case(rng, K=K, stride=s, padding=p, N=3, **settings), ["dw"])
 
 
 @check("convolution", "backward: bias, and none where there is no bias", weight=1)
 def gradient_of_bias(ask, rng):
-    backward(ask, Case(rng, K=2, stride=2), ["db"])
-    backward(ask, Case(rng, N=3), ["db"])
-    case = Case(rng, bias=False)
+    settings = base(ask, rng)
+    for N, s in ((2, 2), (3, 1)):
+        backward(ask, Case(rng, stride=s, N=N, **{**settings, "bias": True}), ["db"])
+    case = Case(rng, **{**settings, "bias": False})
     _, results = case.ask(ask, backward=True)
     if "dw" not in results:
         raise Wrong(f"backward gives no gradient of the weight where bias is None ({case})")
@@ -175,36 +205,43 @@ def gradient_of_bias(ask, rng):
 
 @check("convolution", "backward: gradients only where they are wanted, and however dY lies in memory", weight=1)
 def wanted_gradients(ask, rng):
-    backward(ask, Case(rng, stride=2, padding=1), ["dx", "dw", "db"], strided=True)
-    _, results = Case(rng).ask(ask, backward=True, needs=["x"])
+    """Whether the gradients are right is judged elsewhere: here they have to be the same, and there."""
+    case = Case(rng, stride=2, padding=1, **base(ask, rng))
+    _, own = case.ask(ask, backward=True)
+    _, results = case.ask(ask, backward=True, strided=True)
+    for name in ("dx", "dw"):
+        if name in own:
+            expect(f"the gradient {name} for a dY that is not contiguous", results.get(name), own[name], str(case), (), 1e-5)
+    _, results = case.ask(ask, backward=True, needs=["x"])
     if "dx" not in results:
         raise Wrong("backward gives no gradient of the input where the weight is frozen")
 
 
 @check("convolution", "CustomConv2d: the wrapper, in a network", weight=1)
 def module(ask, rng):
-    for has_bias in (True, False):
-        case = Case(rng, stride=2, padding=1, bias=has_bias)
-        # An in-place ReLU follows each convolution of SimpleNet; autograd refuses it on a view made in a Function.
-        # What the output itself is, other checks have judged: here it is taken as it comes.
-        _, results = case.ask(ask, through="module", in_place=True, backward=True)
-        if results["y"].shape != case.y.shape:
-            raise Wrong(f"CustomConv2d gives {shape(results['y'])}, expected {shape(case.y)} ({case})")
-        right = np.maximum(results["y"], 0)
-        expect("the output behind CustomConv2d and ReLU(inplace=True)", results.get("relu"), right, str(case))
-        case.dy = case.dy * (results["y"] > 0)
-        gradients = oracle.convolve_backward(case.x, case.w, case.dy, case.stride, case.padding)
-        expect("the gradient of the input through CustomConv2d and ReLU", results.get("dx"), gradients["dx"], str(case))
+    case = Case(rng, stride=2, padding=1, **base(ask, rng))
+    # An in-place ReLU follows each convolution of SimpleNet; autograd refuses it on a view made in a Function.
+    # What output and gradient should be, other checks have judged: here they are taken as the Function gives them.
+    _, results = case.ask(ask, through="module", in_place=True, backward=True)
+    if results["y"].shape != case.y.shape:
+        raise Wrong(f"CustomConv2d gives {shape(results['y'])}, expected {shape(case.y)} ({case})")
+    right = np.maximum(results["y"], 0)
+    expect("the output behind CustomConv2d and ReLU(inplace=True)", results.get("relu"), right, str(case))
+    case.dy = case.dy * (results["y"] > 0)
+    _, own = case.ask(ask, backward=True)
+    expect("the output of CustomConv2d", results["y"], own["y"], str(case), (), 1e-5)
+    if "dx" in own:
+        expect("the gradient of the input through CustomConv2d and ReLU", results.get("dx"), own["dx"], str(case), (), 1e-5)
 
 
 @check("convolution", "float32 stays float32, float64 stays float64", weight=1)
 def types(ask, rng):
+    settings = base(ask, rng)
     for dtype, tolerance in (("float64", 1e-10), ("float32", 1e-4)):
-        case = Case(rng, K=3, padding=1, dtype=dtype)
+        case = Case(rng, K=3, padding=1, **{**settings, "dtype": dtype})
         facts, results = case.ask(ask)
         if facts.get("dtype") != dtype:
-            raise Wrong(f"input, weight and bias of {dtype} give an output of {facts.get('dtype')}: a buffer of a "
-                        "fixed "
+            raise Wrong(f"input, weight and bias of {dtype} give an output of {facts.get('dtype')}: a buffer of a fixed "
                         "type? Make it with x.new_zeros or torch.zeros_like")
         # A kernel rounded to float32 on the way differs by 1e-7 here. What else is wrong is another check's matter.
         if not same(results["y"], case.y, tolerance) and same(results["y"], case.y, 1e-5):
@@ -214,7 +251,7 @@ def types(ask, rng):
 
 @check("convolution", "no convolution function is used, forward or backward", weight=1)
 def no_convolution(ask, rng):
-    case = Case(rng, padding=1)
+    case = Case(rng, padding=1, **base(ask, rng))
     facts, results = case.ask(ask, backward=True)
     if not facts.get("convolution_taken_away"):
         raise Wrong("torch's convolutions were put back, which the sheet does not allow: staff will look at this file")

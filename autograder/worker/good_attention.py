@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class GoodAttention(nn.Module):
-    def __init__(self, dim, num_heads=8, qkv_bias=True):
+    def __init__(self, dim, num_heads=8, qkv_bias=True, *_, **__):  # a student's may take more
         nn.Module.__init__(self)
         self.dim, self.num_heads, self.scale = dim, num_heads, (dim // num_heads) ** -0.5
         self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=qkv_bias), nn.Linear(dim, dim)

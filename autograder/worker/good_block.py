@@ -13,7 +13,7 @@ class GoodBlock(nn.Module):
     log: list["GoodBlock"] = []  # noqa: RUF012
 
     def __init__(self, dim, num_heads, mlp_ratio=4.0, qkv_bias=True, drop_path=0.0, norm_layer=nn.LayerNorm,
-                 act_layer=nn.GELU, window_size=0):
+                 act_layer=nn.GELU, window_size=0, *_, **__):  # a student's may take more
         nn.Module.__init__(self)
         self.built = {"dim": dim, "num_heads": num_heads, "mlp_ratio": float(mlp_ratio), "qkv_bias": bool(qkv_bias),
                       "drop_path": float(drop_path), "window_size": int(window_size)}

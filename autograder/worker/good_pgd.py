@@ -4,7 +4,7 @@ import torch
 
 
 class GoodPGD:
-    def __init__(self, loss_fn, num_steps=10, step_size=0.01, epsilon=0.1):
+    def __init__(self, loss_fn, num_steps=10, step_size=0.01, epsilon=0.1, *_, **__):
         self.loss_fn, self.num_steps, self.step_size, self.epsilon = loss_fn, num_steps, step_size, epsilon
 
     def perturb(self, model, input):

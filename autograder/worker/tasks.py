@@ -3,7 +3,6 @@
 A task takes its arrays first, then its settings by name. float32 and float64 arrays become tensors of the same type.
 """
 
-import inspect
 import random
 import types
 
@@ -36,30 +35,32 @@ def settle_chance(seed: int) -> None:
     random.seed(seed)
 
 
+class Missing(Exception):
+    """Something that the sheet names is not there."""
+
+
 def graded(name: str):
-    """A class of the student's file. AttributeError says that it is missing."""
+    """A class of the student's file. Raises Missing."""
     if not hasattr(student, name):
-        raise AttributeError(f"student_code.py has no {name}")
+        raise Missing(f"student_code.py has no {name}")
     return getattr(student, name)
 
 
 def load(_, seed: int) -> tuple[dict, dict]:
-    """Import student_code. The facts are its classes and functions, with the module each comes from."""
+    """Import student_code."""
     global student
     settle_chance(seed)
     import student_code
     student = student_code
-    public = {name: value for name, value in vars(student_code).items() if not name.startswith("_")}
-    return {"names": {name: str(getattr(value, "__module__", "")) for name, value in public.items()
-                      if inspect.isclass(value) or inspect.isroutine(value)}}, {}
+    return {}, {}
 
 
 # ------------------------------------------------------------------------------------------- convolution
 
 
 def convolve(arrays, stride: int, padding: int, through: str = "function", needs: list[str] = ("x", "w", "b"),
-             in_place: bool = False, strided: bool = False, no_grad: bool = False) -> tuple[dict, dict]:
-    """Forward and, given `dy`, backward, through the Function or the module.
+             in_place: bool = False, strided: bool = False) -> tuple[dict, dict]:
+    """Forward and, given `dy`, backward, through the Function, its "defaults" (stride 1, padding 0) or the "module".
 
     `needs` names the tensors that want a gradient. `in_place` puts a ReLU(inplace=True) behind; `strided` hands over
     a gradient that is not contiguous, as the layer behind it may.
@@ -77,13 +78,13 @@ def convolve(arrays, stride: int, padding: int, through: str = "function", needs
         call = lambda: layer(x)  # noqa: E731
     else:
         function = graded("CustomConv2DFunction")
-        call = lambda: function.apply(x, w, b, stride, padding)  # noqa: E731
-    with torch.set_grad_enabled(not no_grad):
-        y = call()
-        results = {"y": numpy(y, "the output").copy()}
-        if in_place:
-            y = torch.relu_(y)
-            results["relu"] = numpy(y, "the output")
+        given = () if through == "defaults" else (stride, padding)
+        call = lambda: function.apply(x, w, b, *given)  # noqa: E731
+    y = call()
+    results = {"y": numpy(y, "the output").copy()}
+    if in_place:
+        y = torch.relu_(y)
+        results["relu"] = numpy(y, "the output")
     if "dy" in arrays:
         dy = tensor(arrays["dy"]).to(y.dtype)
         if strided:
@@ -102,17 +103,39 @@ def attend(arrays, num_heads: int, qkv_bias: bool) -> tuple[dict, dict]:
     """Attention with the weights given. The gradient of sum(y * dy) by x comes back as well."""
     x = tensor(arrays["x"], True)
     layer = graded("Attention")(x.shape[-1], num_heads=num_heads, qkv_bias=qkv_bias).to(x.dtype).eval()
-    own = dict(layer.named_parameters())
-    for name, array in arrays.items():
-        if "." in name:
-            if name not in own:
-                raise AttributeError(f"Attention has no parameter {name}; it has {', '.join(own) or 'none'}")
-            own[name].data = tensor(array)
+    for name, parameters in projections(layer, x.shape[-1]).items():
+        for parameter, piece in zip(parameters, np.split(arrays[name], len(parameters)) if name in arrays else ()):
+            parameter.data = tensor(piece)
     y = layer(x)
     numpy(y, "the output")
     (y * tensor(arrays["dy"])).sum().backward()
     gradient = numpy(x.grad, "the gradient of x") if x.grad is not None else np.zeros_like(arrays["x"])
     return {}, {"y": numpy(y, "the output"), "dx": gradient}
+
+
+def projections(layer: nn.Module, dim: int) -> dict[str, list[Tensor]]:
+    """The parameters that make q, k, v and the output, whatever they are called: one layer of 3C, or three of C, and one.
+
+    Raises Missing if it is none of these.
+    """
+    own = dict(layer.named_parameters())
+    if "qkv.weight" in own and "proj.weight" in own:
+        return {name: [own[name]] for name in ("qkv.weight", "qkv.bias", "proj.weight", "proj.bias") if name in own}
+    inner = [module for module in layer.modules() if isinstance(module, nn.MultiheadAttention)]
+    if len(inner) == 1:
+        found = {"qkv.weight": inner[0].in_proj_weight, "qkv.bias": inner[0].in_proj_bias,
+                 "proj.weight": inner[0].out_proj.weight, "proj.bias": inner[0].out_proj.bias}
+        return {name: [parameter] for name, parameter in found.items() if parameter is not None}
+    linear = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+    wide = [module for module in linear if module.weight.shape == (3 * dim, dim)]
+    square = [module for module in linear if module.weight.shape == (dim, dim)]
+    if len(linear) != len(wide) + len(square) or (len(wide), len(square)) not in ((1, 1), (0, 4)):
+        raise Missing("Attention has no layers qkv (dim to 3 * dim) and proj (dim to dim), as the sheet's __init__ makes "
+                      f"them; it has the parameters {', '.join(own) or 'none'}")
+    first, last = wide or square[:3], square[-1]
+    return {"qkv.weight": [module.weight for module in first], "proj.weight": [last.weight],
+            "qkv.bias": [module.bias for module in first if module.bias is not None],
+            "proj.bias": [last.bias] if last.bias is not None else []}
 
 
 def transform(arrays, num_heads: int, window_size: int, drop_path: float, training: bool,
@@ -220,7 +243,8 @@ def depth(node) -> int:
 def state(model: nn.Module) -> dict:
     return {"modes": [module.training for module in model.modules()],
             "wants_gradient": [parameter.requires_grad for parameter in model.parameters()],
-            "has_gradient": [parameter.grad is not None for parameter in model.parameters()]}
+            "has_gradient": [parameter.grad is not None and bool(parameter.grad.any())
+                             for parameter in model.parameters()]}
 
 
 def attack(arrays, num_steps: int, step_size: float, epsilon: float, seed: int, training: bool = False,
@@ -239,7 +263,7 @@ def attack(arrays, num_steps: int, step_size: float, epsilon: float, seed: int, 
     same = all(torch.equal(old, new) for old, new in zip(parameters, model.parameters()))
     return {"before": before, "after": state(model), "depths": model.depths, "parameters_same": same,
             "attached": adversarial.grad_fn is not None or adversarial.requires_grad,
-            "shares_memory": adversarial.data_ptr() == x.data_ptr(), "count": len(model.queries)}, results
+            "input_wants_gradient": x.requires_grad, "shares_memory": adversarial.data_ptr() == x.data_ptr(), "count": len(model.queries)}, results
 
 
 def adversarial_training(arrays, seed: int, training: bool, own_attack: bool) -> tuple[dict, dict]:
@@ -265,7 +289,8 @@ def watch_training(images: np.ndarray, seed: int, training: bool) -> tuple[dict,
             return super().forward(x)
 
     settle_chance(seed)
-    model = graded("AdvSimpleNet" if hasattr(student, "AdvSimpleNet") else "SimpleNet")(conv_op=Watched, num_classes=5)
+    old_form = not hasattr(student, "AdvSimpleNet") and hasattr(student, "SimpleNet")  # 2024: inside SimpleNet itself
+    model = graded("SimpleNet" if old_form else "AdvSimpleNet")(conv_op=Watched, num_classes=5)
     holder.append(model)
     model.train(training)
     x, modes = tensor(images), [module.training for module in model.modules()]
