@@ -63,8 +63,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
     def seed_and_year(to: argparse.ArgumentParser) -> None:
         to.add_argument("--seed", type=natural, metavar="N", help="draws the cases; printed, so that a mark can be "
-                                                                  "reproduced "
-                                                                  "(default: a new one)")
+                                                                  "reproduced (default: a new one)")
         to.add_argument("--year", type=int, choices=range(2022, 2026), default=2025, help="2022 and 2023: Attention "
                                                                                           "and "
                         "TransformerBlock were helper code (default: 2025)")
@@ -75,8 +74,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     one.add_argument("--part", action="append", choices=list(rubric.PARTS), help="this part only; may be given again")
     one.add_argument("--all", action="store_true", help="show passed checks as well")
     one.add_argument("--handed-in", action="store_true", help="PATH is an unpacked zip: data, logs and models must "
-                                                              "not be "
-                                                              "in it")
+                                                              "not be in it")
     seed_and_year(one)
 
     many = command("batch", grade_class, "grade all zips and folders in a folder")

@@ -49,8 +49,8 @@ def grade_all(folder: Path, table: Path, jobs: int, options: dict, tell=print) -
                 name = printable(path.name)
                 rows[name] = row(name, contents[path])
                 write_table(table, list(rows.values()))
-                tell(f"{done}/{len(paths)} {name}: {rows[name]['status']}, {rows[name]['points']:g} points"
-                     f"{'' if fresh else ' (from before)'}, {time.monotonic() - began:.0f} s")
+                tell(f"{done}/{len(paths)} {name}: {rows[name]['status']}, {rows[name]['points']:g} "
+                     f"points{'' if fresh else ' (from before)'}, {time.monotonic() - began:.0f} s")
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
@@ -104,7 +104,8 @@ def in_a_process(path: Path, options: dict) -> dict:
         if process.returncode in (0, 2) and out.exists():
             return json.loads(out.read_text())
         last = (said.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        return report.not_graded(path.name, f"the grader itself failed, which is no fault of the hand-in: {printable(last)}")
+        return report.not_graded(path.name, "the grader itself failed, which is no fault of the hand-in: "
+                                            f"{printable(last)}")
 
 
 def key_of(path: Path, options: dict) -> str:
@@ -193,4 +194,5 @@ def verdicts(mark: dict):
 
 def general(feedback: str) -> str:
     """The same mistake in the same words, whatever the numbers were: those of the case are cut away."""
-    return re.sub(r"(?<![\w.])-?\d+(\.\d+)?(e-?\d+)?\b", "#", re.sub(r" \(N=[^)]*\)| \(B=[^)]*\)|`[^`]*`", "", feedback))[:300]
+    without_case = re.sub(r" \((N|B)=[^)]*\)|`[^`]*`", "", feedback)
+    return re.sub(r"(?<![\w.])-?\d+(\.\d+)?(e-?\d+)?\b", "#", without_case)[:300]

@@ -62,8 +62,7 @@ def examine(args=None) -> int:
     open_doors = [name for name, end in found.items() if end == "possible"]
     print("student code is held back from all of these" if not open_doors else
           f"student code could: {', '.join(name.replace('_', ' ') for name in open_doors)}. Grade unknown hand-ins on "
-          "Linux "
-          "5.13 or newer, or in a container that is thrown away")
+          "Linux 5.13 or newer, or in a container that is thrown away")
     return 0
 
 

@@ -212,8 +212,8 @@ def raised(error: StudentError, importing: bool = False) -> str:
     if error.kind == "Missing":
         return error.text
     if error.kind == "Forbidden" and importing:
-        return (f"uses a convolution function{at}: {error.text}. Tests of your own belong under "
-                "if __name__ == '__main__':")
+        return (f"uses a convolution function{at}: {error.text}. Tests of your own belong under if __name__ == "
+                "'__main__':")
     if error.kind == "Forbidden":
         return f"uses a convolution function{at}: {error.text}"
     source = next((text for name, _, text in reversed(error.where) if name == "student_code.py" and text), "")
@@ -225,21 +225,16 @@ HINTS = {
     "view size is not compatible": "A gradient or a permuted tensor need not be contiguous: reshape() where view() "
                                    "cannot",
     "is a view and is being modified inplace": "The output of forward is a view, which ReLU(inplace=True) behind it "
-                                               "may "
-                                               "not write into: return a tensor of its own, as .clone() or "
+                                               "may not write into: return a tensor of its own, as .clone() or "
                                                "contiguous() make",
     "returned an incorrect number of gradients": "backward returns one value for each argument of forward: five, of "
-                                                 "which "
-                                                 "the last two are None",
+                                                 "which the last two are None",
     "maximum recursion depth": "Does forward call the attack, which calls forward, which calls the attack? Attack "
-                               "only if "
-                               "self.training, and in evaluation mode",
+                               "only if self.training, and in evaluation mode",
     "cannot import name 'Attention' from 'custom_blocks'": "Attention has been yours to write since 2024; staff grade "
-                                                           "files "
-                                                           "of before with --year 2023",
+                                                           "files of before with --year 2023",
     "cannot import name 'TransformerBlock' from 'custom_blocks'": "TransformerBlock is in student_code.py since 2025; "
-                                                                  "staff "
-                                                                  "grade files of before with --year 2023",
+                                                                  "staff grade files of before with --year 2023",
     "missing 1 required positional argument: 'normalize'": "Is it called while importing?",
     "No module named": "The grader has Python's standard library, torch, torchvision, numpy, OpenCV and the files of "
                        "code/; bring your own modules along in code/",

@@ -1,6 +1,7 @@
 """The zip for Gradescope: setup.sh and run_autograder at its root, the grader, pinned requirements; no solution."""
 
 import os
+import platform
 import shutil
 import tempfile
 import zipfile
@@ -20,7 +21,10 @@ set -euo pipefail
 apt-get update
 apt-get install -y --no-install-recommends python3 python3-venv
 python3 -m venv /opt/grader
-/opt/grader/bin/pip install --no-cache-dir -r /autograder/source/requirements.txt
+/opt/grader/bin/pip install --no-cache-dir -r /autograder/source/requirements.txt || {{
+  echo "The pinned versions come from Python {python}; this image has $(python3 --version): choose a newer one" >&2
+  exit 1
+}}
 """
 RUN = """#!/usr/bin/env bash
 # Run for each submission. The first thing that is written is a result: a time-out would show nothing otherwise.
@@ -49,7 +53,7 @@ def build(args) -> int:
         shutil.copy(ROOT / "zip_submission.py", tree)
         pins = [f"{name}=={version(name).split('+')[0]}" for name in NEEDED]
         (tree / "requirements.txt").write_text("\n".join(pins) + "\n")
-        (tree / "setup.sh").write_text(SETUP)
+        (tree / "setup.sh").write_text(SETUP.format(python=platform.python_version()))
         (tree / "run_autograder").write_text(RUN.format(seed=seed, year=args.year))
         for name in ("setup.sh", "run_autograder"):
             (tree / name).chmod(0o755)

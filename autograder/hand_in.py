@@ -23,8 +23,8 @@ def violations(submission: Submission) -> list[str]:
             name.parts[0] == "writeup" and name.suffix.lower() == ".pdf" for name in names):
         found.append("writeup/ holds no PDF: the report is handed in as PDF")
     if submission.is_zip and (extra := not_wanted(names)):
-        found.append(f"data, logs or models are in the zip: {', '.join(map(str, extra[:3]))}"
-                     f"{', ...' if len(extra) > 3 else ''}")
+        found.append("data, logs or models are in the zip: "
+                     f"{', '.join(map(str, extra[:3]))}{', ...' if len(extra) > 3 else ''}")
     if paths := absolute_paths(submission):
         found.append(f"absolute paths: {'; '.join(paths[:3])}")
     return found

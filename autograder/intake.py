@@ -77,8 +77,7 @@ class ZipSource:
         try:
             if path.stat().st_size > MAX_ZIP:
                 raise CannotGrade(f"{path.name} has {path.stat().st_size >> 20} MB, more than {MAX_ZIP >> 20}: leave "
-                                  "data, "
-                                  "logs and models out; python zip_submission.py does")
+                                  "data, logs and models out; python zip_submission.py does")
             self.archive = zipfile.ZipFile(path)
         except OSError as error:
             raise CannotGrade(f"{path.name} cannot be read: {error.strerror}") from None
@@ -202,20 +201,19 @@ def copy_sources(source, folder: PurePosixPath, into: Path, helper_names: set[st
         if len(inside.parts) == 1 and top in helper_names:
             continue
         if len(inside.parts) > 1 and top == "student_code":
-            submission.notes.append(f"{name} lies in a folder student_code, which Python would take for student_code.py: "
-                                    "it was left out; give the folder another name")
+            submission.notes.append(f"{name} lies in a folder student_code, which Python would take for "
+                                    "student_code.py: it was left out; give the folder another name")
             continue
         if top in SHADOWS or top in sys.stdlib_module_names:
             submission.notes.append(f"{name} has the name of a module that Python or PyTorch brings, {top}, and would "
-                                    "be "
-                                    "imported in its place: it was left out; give it another name")
+                                    "be imported in its place: it was left out; give it another name")
             continue
         data = source.read(name)
         total += len(data)
         if len(data) > MAX_SOURCE or total > MAX_SOURCES:
             raise CannotGrade(f"{name} makes more than "
-                              f"{(MAX_SOURCE if len(data) > MAX_SOURCE else MAX_SOURCES) >> 10} kB of "
-                              "Python: that is no hand-in of this sheet")
+                              f"{(MAX_SOURCE if len(data) > MAX_SOURCE else MAX_SOURCES) >> 10} kB of Python: that is "
+                              "no hand-in of this sheet")
         target = into / inside
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)

@@ -136,7 +136,7 @@ class Worker:
         for parent, _, files in os.walk(self.scratch):
             for name in files:
                 with contextlib.suppress(OSError):  # gone meanwhile
-                    total += os.stat(os.path.join(parent, name)).st_size
+                    total += (Path(parent) / name).stat().st_size
         if total > SCRATCH:
             self.close()
             raise Died(f"wrote more than {SCRATCH >> 20} MB of files and was stopped")

@@ -16,8 +16,7 @@ def show(mark: Mark, all_checks: bool = False) -> str:
     lines = [f"{'part':<14}{'points':>7}   of"]
     for part in mark.parts:
         lines.append(f"{part.name:<14}{part.points:7.2f} {part.out_of:4g}  "
-                     f"{'bonus: ' if part.bonus else ''}{part.title}"
-                     f"{' (graded by hand)' if part.manual else ''}")
+                     f"{'bonus: ' if part.bonus else ''}{part.title}{' (graded by hand)' if part.manual else ''}")
         lines += [] if part.manual else failures(part, all_checks)
     each = rubric.HAND_IN_PENALTY * rubric.REGULAR
     lines += [f"{'hand-in':<14}{-each:7.2f}       {rule}" for rule in mark.violations]
@@ -83,8 +82,9 @@ def test(part: PartMark, number: int) -> dict:
 def not_graded(name: str, reason: str, hand_in_at_fault: bool = False) -> dict:
     """results.json for a hand-in that there was nothing to grade of, or that is not finished."""
     said = {"score": 0, "output": reason, "output_format": "text", "visibility": "visible"}
-    return {**said, "stdout_visibility": "hidden", "extra_data": {"not_graded": printable(name), "hand_in_at_fault": hand_in_at_fault},
-            "tests": [{**said, "name": "hand-in", "number": "1", "max_score": rubric.REGULAR, "status": "failed"}]}
+    extra = {"not_graded": printable(name), "hand_in_at_fault": hand_in_at_fault}
+    test = {**said, "name": "hand-in", "number": "1", "max_score": rubric.REGULAR, "status": "failed"}
+    return {**said, "stdout_visibility": "hidden", "extra_data": extra, "tests": [test]}
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -50,7 +50,8 @@ def strip(text: str, name: str) -> str:
             lines.append(line)
     if began:
         raise StarterError(f"{name}:{began}: BEGIN SOLUTION without an end")
-    return re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines) + "\n")
+    text = re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines) + "\n")
+    return re.sub(r"\n{3,}(?=[ \t])", "\n\n", text)  # one blank line inside a class, where a solution was
 
 
 def write_helpers(into: Path, given: bool = False) -> set[str]:
@@ -140,8 +141,7 @@ def keeps_signatures(tree: Path) -> None:
     for name, arguments in theirs.items():
         if ours.get(name) != arguments:
             raise StarterError(f"student_code.py: {name}({arguments}) of the starter is {name}({ours.get(name)}) in "
-                               "the "
-                               "solution")
+                               "the solution")
     for name in CONTRACT - set(theirs):
         raise StarterError(f"student_code.py of the starter has no {name}, which students have to fill in")
 

@@ -3,10 +3,12 @@
 Input images are always ImageNet-normalised tensors N,3,H,W.
 """
 
+# BEGIN SOLUTION
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
+# END SOLUTION
 import cv2
 import torch
 import torch.nn.functional as F
@@ -28,19 +30,23 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class CustomConv2DFunction(torch.autograd.Function):
-    """2D convolution as one matrix product: unfold the input into columns, multiply, and view the result.
+    """2D convolution with any square kernel, stride and padding, and its gradients. Sheet 3.1.1, equation (1).
 
-    With L = Ho * Wo output positions and J = Ci * K * K weights for each output channel:
-
-        columns = unfold(X)              N, J, L     every column is the patch under one output position
-        Y       = W @ columns + b        N, Co, L    W seen as Co, J
-        dX      = fold(W^T @ dY)         fold adds up what overlapping patches send to the same pixel
-        dW      = sum_n dY @ columns^T
-        db      = sum over images and positions of dY
-
-    Sheet 3.1.1, equation (1). The columns are K * K / S^2 times the input in size, so the input is kept
-    for the backward pass and unfolded again, instead of keeping the columns.
+    Made of unfold, fold and matrix products; no convolution function may be used.
     """
+
+    # BEGIN SOLUTION
+    # With L = Ho * Wo output positions and J = Ci * K * K weights for each output channel:
+    #
+    #     columns = unfold(X)              N, J, L     every column is the patch under one output position
+    #     Y       = W @ columns + b        N, Co, L    W seen as Co, J
+    #     dX      = fold(W^T @ dY)         fold adds up what overlapping patches send to the same pixel
+    #     dW      = sum_n dY @ columns^T
+    #     db      = sum over images and positions of dY
+    #
+    # The columns are K * K / S^2 times the input in size, so the input is kept for the backward pass and unfolded
+    # again, instead of keeping the columns.
+    # END SOLUTION
 
     @staticmethod
     def forward(ctx, input_feats, weight, bias, stride=1, padding=0):
@@ -76,11 +82,9 @@ class CustomConv2DFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        """Turn dL/dY, N,Co,Ho,Wo, into dL/dX, dL/dW and dL/db (None where not asked for), None, None.
-
-        Made of differentiable operations on the saved inputs, so second derivatives are right as well.
-        """
+        """Turn dL/dY, N,Co,Ho,Wo, into dL/dX, dL/dW and dL/db (None where not asked for), None, None."""
         # BEGIN SOLUTION
+        # Made of differentiable operations on the saved inputs, so second derivatives are right as well.
         input_feats, weight = ctx.saved_tensors
         geometry = {"kernel_size": weight.shape[2:], "padding": ctx.padding, "stride": ctx.stride}
         grad_output = grad_output.to(ctx.dtype).flatten(2)  # (N, Co, L)
@@ -99,12 +103,14 @@ class CustomConv2DFunction(torch.autograd.Function):
         # STARTER: raise NotImplementedError("3.1.1: write the backward pass of the convolution")
 
 
+# BEGIN SOLUTION
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """The type that a convolution computes in: the autocast type inside autocast, else the tensor's own."""
     device = tensor.device.type
     if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return tensor.dtype
     return torch.get_autocast_dtype(device)
+# END SOLUTION
 
 
 custom_conv2d = CustomConv2DFunction.apply
@@ -182,6 +188,7 @@ class SimpleNet(nn.Module):
         return self.fc(self.avgpool(self.features(x)).flatten(1))
 
 
+# BEGIN SOLUTION
 class SkipBlock(nn.Module):
     """x + BatchNorm(bottleneck(x)): a bottleneck with a skip connection over it."""
 
@@ -191,18 +198,17 @@ class SkipBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
+# END SOLUTION
 
 
 class CustomNet(nn.Module):
-    """SimpleNet with BatchNorm, four skip blocks and a head of two layers. N,3,H,W -> N,num_classes.
-
-    A 2023 team's design: BatchNorm closes each of SimpleNet's first two stages and each skip block, the last
-    stage stays as it was, and the two linear layers are bridged by ReLU and BatchNorm.
-    """
+    """A network of your own design, better than SimpleNet. N,3,H,W -> N,num_classes."""
 
     def __init__(self, conv_op=nn.Conv2d, num_classes=100):
         super().__init__()
         # BEGIN SOLUTION
+        # A 2023 team's design: BatchNorm closes each of SimpleNet's first two stages and each of four skip blocks, the
+        # last stage stays as it was, and the two linear layers of the head are bridged by ReLU and BatchNorm.
         self.features = nn.Sequential(
             conv_op(3, 64, kernel_size=7, stride=2, padding=3), relu(), halve(), nn.BatchNorm2d(64),  # 1/4
             *bottleneck(conv_op, 64, 64, 256), halve(), nn.BatchNorm2d(256),  # 1/8
@@ -440,6 +446,7 @@ def get_val_transforms(normalize=None) -> transforms.Compose:
 # ==================================================================================== 3.3 adversarial samples
 
 
+# BEGIN SOLUTION
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Hold `model` still: evaluation mode (BatchNorm statistics stay), no gradients for its parameters.
@@ -459,14 +466,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in wanted:
             parameter.requires_grad_(requires_grad)
+# END SOLUTION
 
 
 class PGDAttack:
     """Projected gradient descent in an l-inf ball (Madry et al. 2018) towards the least confident label. Sheet 3.3.
 
-    Each step goes down the loss of the label that the model believes in least at that point, by `step_size`
-    in the sign of the gradient, and back into the box of `epsilon` around the input. Both are in normalised
-    units: 0.1 is about 6 of 255 pixel levels.
+    Each of `num_steps` steps goes down the loss of the label that the model believes in least at that point.
+    `step_size` and `epsilon` are in normalised units: 0.1 is about 6 of 255 pixel levels.
     """
 
     def __init__(self, loss_fn, num_steps=10, step_size=0.01, epsilon=0.1):
@@ -499,8 +506,7 @@ default_attack = PGDAttack
 class AdvSimpleNet(SimpleNet):
     """SimpleNet that trains on adversarial images (bonus of 3.3); evaluated, it is a SimpleNet.
 
-    Five PGD steps instead of ten, as both reports do. The attack runs the network in evaluation mode, in
-    which `forward` does not attack: there is no recursion.
+    The sheet recommends fewer PGD steps than for an attack: five, say.
     """
 
     def __init__(self, conv_op=nn.Conv2d, num_classes=100):
@@ -512,6 +518,7 @@ class AdvSimpleNet(SimpleNet):
 
     def forward(self, x: Tensor) -> Tensor:
         # BEGIN SOLUTION
+        # The attack runs the network in evaluation mode, in which `forward` does not attack: there is no recursion.
         if self.training:
             x = self.attack.perturb(self, x)
         return super().forward(x)

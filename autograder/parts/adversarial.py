@@ -28,8 +28,7 @@ def attacked(facts: dict, results: dict, x: np.ndarray) -> None:
     if len(facts["passes"]) == 1 or np.array_equal(results["last"], x):
         never = "once, with the clean images" if len(facts["passes"]) == 1 else "with the clean images in its last pass"
         raise Wrong(f"in training mode {facts['class']} runs {never}: no adversarial sample is trained on. The driver "
-                    "calls "
-                    "model(images), without labels, so that forward has to attack by itself if self.training")
+                    "calls model(images), without labels, so that forward has to attack by itself if self.training")
 
 
 @check("adversarial", "in training it learns from attacked images", weight=3)
@@ -39,8 +38,7 @@ def attacks(ask, rng):
     far = float(np.abs(results["last"] - x).max())
     if far > 0.5:
         raise Wrong(f"the images that it trains on are up to {far:.2g} away from the clean ones: more than an attack "
-                    "of "
-                    "epsilon 0.1 may do")
+                    "of epsilon 0.1 may do")
     if results["logits"].shape != (2, 5):
         raise Wrong(f"it gives {results['logits'].shape} logits for 2 images and 5 classes")
 
@@ -73,8 +71,7 @@ def learns(ask, rng):
                     "loss's")
     if not all(facts["reached"]):
         raise Wrong(f"the loss's gradient reaches {sum(facts['reached'])} of {len(facts['reached'])} parameters: "
-                    "forward "
-                    "runs under no_grad, or the output is detached, or parameters stay frozen")
+                    "forward runs under no_grad, or the output is detached, or parameters stay frozen")
 
 
 @check("adversarial", "the images handed in stay as they were", weight=1)

@@ -58,7 +58,8 @@ class Case:
             yield ("The heads are put side by side without moving the tokens before them: permute before the reshape",
                    make(merge="none"))
         for merge in ("hd", "none"):
-            yield ("q, k and v are cut out of the tokens by a reshape to 3, B, heads, T, d: reshape to B, T, 3, heads, d "
+            yield ("q, k and v are cut out of the tokens by a reshape to 3, B, heads, T, d: reshape to B, T, 3, "
+                   "heads, d "
                    "first, then permute", oracle.attention(self.x, self.weights, self.heads, "scrambled", merge=merge))
         yield ("It is the attention of a single head: the channels are not split into heads",
                oracle.attention(self.x, self.weights, 1))

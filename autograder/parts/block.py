@@ -139,14 +139,14 @@ def which_were_dropped(case: Case, got: np.ndarray) -> None:
     seen = {outcome(case, got, n) for n in range(len(got))}
     if None in seen:
         n = next(n for n in range(len(got)) if outcome(case, got, n) is None)
-        raise Wrong(f"in training mode, with drop_path=0.5, sample {n} is none of the four: x plus attention times 0 or 2, "
-                    "plus MLP times 0 or 2. DropPath goes around each branch, not around the shortcut")
+        raise Wrong(f"in training mode, with drop_path=0.5, sample {n} is none of the four: x plus attention times 0 "
+                    "or 2, plus MLP times 0 or 2. DropPath goes around each branch, not around the shortcut")
     for position, branch in enumerate(("attention", "MLP")):
         if {kind[position] for kind in seen} == {1.0}:
             raise Wrong(f"in training mode, with drop_path=0.5, the {branch} branch is never dropped")
     if len(seen) < 4:
-        raise Wrong(f"in training mode, with drop_path=0.5, of 64 samples only {len(seen)} of the four outcomes came: the "
-                    "two branches have to be dropped independently, each sample by itself")
+        raise Wrong(f"in training mode, with drop_path=0.5, of 64 samples only {len(seen)} of the four outcomes came: "
+                    "the two branches have to be dropped independently, each sample by itself")
 
 
 def outcome(case: Case, got: np.ndarray, n: int) -> tuple[float, float] | None:

@@ -211,7 +211,8 @@ def wanted_gradients(ask, rng):
     _, results = case.ask(ask, backward=True, strided=True)
     for name in ("dx", "dw"):
         if name in own:
-            expect(f"the gradient {name} for a dY that is not contiguous", results.get(name), own[name], str(case), (), 1e-5)
+            expect(f"the gradient {name} for a dY that is not contiguous", results.get(name), own[name], str(case),
+                   tolerance=1e-5)
     _, results = case.ask(ask, backward=True, needs=["x"])
     if "dx" not in results:
         raise Wrong("backward gives no gradient of the input where the weight is frozen")
@@ -229,9 +230,10 @@ def module(ask, rng):
     expect("the output behind CustomConv2d and ReLU(inplace=True)", results.get("relu"), right, str(case))
     case.dy = case.dy * (results["y"] > 0)
     _, own = case.ask(ask, backward=True)
-    expect("the output of CustomConv2d", results["y"], own["y"], str(case), (), 1e-5)
+    expect("the output of CustomConv2d", results["y"], own["y"], str(case), tolerance=1e-5)
     if "dx" in own:
-        expect("the gradient of the input through CustomConv2d and ReLU", results.get("dx"), own["dx"], str(case), (), 1e-5)
+        expect("the gradient of the input through CustomConv2d and ReLU", results.get("dx"), own["dx"], str(case),
+               tolerance=1e-5)
 
 
 @check("convolution", "float32 stays float32, float64 stays float64", weight=1)
@@ -241,8 +243,8 @@ def types(ask, rng):
         case = Case(rng, K=3, padding=1, **{**settings, "dtype": dtype})
         facts, results = case.ask(ask)
         if facts.get("dtype") != dtype:
-            raise Wrong(f"input, weight and bias of {dtype} give an output of {facts.get('dtype')}: a buffer of a fixed "
-                        "type? Make it with x.new_zeros or torch.zeros_like")
+            raise Wrong(f"input, weight and bias of {dtype} give an output of {facts.get('dtype')}: a buffer of a "
+                        "fixed type? Make it with x.new_zeros or torch.zeros_like")
         # A kernel rounded to float32 on the way differs by 1e-7 here. What else is wrong is another check's matter.
         if not same(results["y"], case.y, tolerance) and same(results["y"], case.y, 1e-5):
             raise Wrong(f"the output has {dtype} but not its precision ({case}): was it rounded to float32 on the way?")

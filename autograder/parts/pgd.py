@@ -46,7 +46,7 @@ class Case:
         return facts, results
 
     def trace(self, results: dict) -> list[np.ndarray]:
-        """The points that the attack visited, each once: queries, then the result. Asking twice about one is no step."""
+        """The points that the attack visited, each once: queries, then the result. Asking twice is no step."""
         queries = list(results.get("queries", []))
         if queries and len(queries[0]) == 1 < len(self.x):
             queries = self.together(queries)
@@ -74,7 +74,7 @@ def usable(gradient: np.ndarray) -> np.ndarray:
 
 
 def is_step(case: Case, before, after, gradient, factor: float = -1.0) -> bool:
-    """Whether `after` is one signed step against `gradient` from `before`. What becomes of the box is not judged here."""
+    """Whether `after` is one signed step against `gradient` from `before`. The box is not judged here."""
     free, sure = before + factor * case.step * np.sign(gradient), usable(gradient)
     boxed = np.clip(free, case.x - case.epsilon, case.x + case.epsilon)
     return any(bool(np.all(np.abs(after - wanted)[sure] < 1e-4)) for wanted in (boxed, free, boxed.clip(0, 1)))
@@ -123,6 +123,7 @@ def one_step(ask, rng) -> tuple[Case, dict[str, float]]:
 
 
 def always(n: int, logits: np.ndarray) -> np.ndarray:
+    """The label n for each image, or row of logits."""
     return np.full(len(logits), n)
 
 
@@ -135,8 +136,8 @@ def direction(ask, rng):
         raise Wrong("the attack climbs the loss of the least confident label, so that the network believes in it even "
                     "less: subtract step_size * sign(gradient), do not add it")
     if explained[best] < 0.95:
-        raise Wrong(f"of the pixels that moved only {100 * explained['down least']:.0f} % moved against the gradient of the "
-                    "least confident label's loss: is it the sign of the gradient by the input?")
+        raise Wrong(f"of the pixels that moved only {100 * explained['down least']:.0f} % moved against the gradient "
+                    "of the least confident label's loss: is it the sign of the gradient by the input?")
     # With two linear logits far apart no gradient turns: every pixel ends against the sign that it began with.
     case = Case(rng, steps=4, step=0.01, epsilon=0.5, classes=2)
     case.arrays["b"][0] += 6 - (case.net.logits(case.x) @ [1, -1]).min()  # the second stays the least confident one
@@ -145,7 +146,8 @@ def direction(ask, rng):
     start = trace[0] if len(trace) > 1 and case.away(trace[0]).sum() == 0 else case.x
     start = next((point for point in trace[1:-1] if is_jump(case, start, point)), start)
     if best == "down least" and share_descending(case, start, trace[-1], least) < 0.9:
-        raise Wrong(f"the first step goes down the loss, but over {case.steps} steps the pixels do not follow it ({case})")
+        raise Wrong(f"the first step goes down the loss, but over {case.steps} steps the pixels do not follow it "
+                    f"({case})")
 
 
 def is_jump(case: Case, before, after) -> bool:
@@ -161,13 +163,13 @@ def label(ask, rng):
     if max(explained["down least"], explained["up least"]) > 0.95:
         return
     if explained["up most"] > 0.95:
-        raise Wrong("the attack climbs the loss of the label that the network believes in most, an untargeted attack: the "
-                    "sheet wants to go down the loss of the least confident label, logits.argmin(dim=1)")
+        raise Wrong("the attack climbs the loss of the label that the network believes in most, an untargeted attack: "
+                    "the sheet wants to go down the loss of the least confident label, logits.argmin(dim=1)")
     if explained["down most"] > 0.95:
-        raise Wrong("the attack goes down the loss of the label that the network believes in most, which makes it surer: "
-                    "the sheet wants the least confident label, logits.argmin(dim=1)")
-    raise Wrong("the label that is attacked is not the one that the network believes in least, logits.argmin(dim=1): after "
-                f"one step {100 * explained['down least']:.0f} % of the pixels fit that label's loss")
+        raise Wrong("the attack goes down the loss of the label that the network believes in most, which makes it "
+                    "surer: the sheet wants the least confident label, logits.argmin(dim=1)")
+    raise Wrong("the label that is attacked is not the one that the network believes in least, logits.argmin(dim=1): "
+                f"after one step {100 * explained['down least']:.0f} % of the pixels fit that label's loss")
 
 
 @check("pgd", "it stays in the box of epsilon around the input, at each step", weight=3)
@@ -185,8 +187,7 @@ def box(ask, rng):
                    and case.away(point).any()]
         if outside:
             raise Wrong(f"the result is in the box, but on the way, at query {outside[0]} of {facts['count']}, the "
-                        "network "
-                        f"was asked outside it ({case}): project after each step, not at the end alone")
+                        f"network was asked outside it ({case}): project after each step, not at the end alone")
 
 
 def why_outside(case: Case, results: dict) -> str:
@@ -210,7 +211,8 @@ def nothing_else(ask, rng):
     if end.min() >= 0 and end.max() <= 1:
         raise Wrong("the result was clamped to 0..1, but normalised images are not pixels between 0 and 1")
     if end.min() > case.x.min() + 0.2 or end.max() < case.x.max() - 0.2:
-        raise Wrong(f"the result lies between {end.min():.2g} and {end.max():.2g}, the images between {case.x.min():.2g} and "
+        raise Wrong(f"the result lies between {end.min():.2g} and {end.max():.2g}, the images between "
+                    f"{case.x.min():.2g} and "
                     f"{case.x.max():.2g}: it was clamped to something else than the box around the input")
 
 
@@ -219,13 +221,12 @@ def steps(ask, rng):
     for case in (Case(rng, steps=5, step=0.03, epsilon=0.3), Case(rng, steps=8, step=0.05, epsilon=0.15, bend=0.3)):
         facts, results = case.ask(ask)
         if facts["count"] < case.steps:
-            raise Wrong(f"the network was asked {facts['count']} times for num_steps={case.steps}: each step needs the "
-                        "gradient at the point that it starts from")
+            raise Wrong(f"the network was asked {facts['count']} times for num_steps={case.steps}: each step needs "
+                        "the gradient at the point that it starts from")
         trace = case.trace(results)
         if "queries" not in results or len(trace) < 2:
             raise Wrong("the network was asked for parts of the batch, so that the steps cannot be followed: hand the "
-                        "whole "
-                        "batch over at once")
+                        "whole batch over at once")
         if not any(follows(case, trace, rule, factor) for rule in rules(case) for factor in (-1.0, 1.0)):
             raise Wrong(f"the steps are not those of PGD ({case}){diagnosis(case, trace)}")
 
@@ -234,7 +235,8 @@ def rules(case: Case):
     """Which label a step takes: chosen anew at each point (the sheet's), or once; the largest for a wrong label."""
     once, surest = case.labels(case.x), case.net.logits(case.x).argmax(1)
     fixed = [partial(always, n) for n in range(len(case.arrays["b"]))]
-    return [case.labels, lambda point: once, lambda point: surest, lambda point: case.net.logits(point).argmax(1), *fixed]
+    anew = [case.labels, lambda point: case.net.logits(point).argmax(1)]
+    return [*anew, lambda point: once, lambda point: surest, *fixed]
 
 
 def follows(case: Case, trace: list, rule, factor: float) -> bool:
@@ -287,7 +289,7 @@ def diagnosis(case: Case, trace: list) -> str:
 @check("pgd", "the default is 10 steps of 0.01 in a box of 0.1", weight=1)
 def defaults(ask, rng):
     case = Case(rng, steps=10, step=0.01, epsilon=0.1)
-    facts, results = case.ask(ask, by_default=True)
+    _, results = case.ask(ask, by_default=True)
     far = float(np.abs(results["adversarial"].astype(np.float64) - case.x).max())
     visited = len(case.trace(results)) - 1
     if not 10 <= visited <= 11:
@@ -318,7 +320,8 @@ def network_untouched(ask, rng):
                     "torch.autograd.grad(loss, input) computes the one gradient that is needed")
     facts, _ = case.ask(ask, training=True)
     if facts["after"]["modes"] != facts["before"]["modes"]:
-        raise Wrong("perturb leaves the network in evaluation mode, where it was in training mode: put back what was there")
+        raise Wrong("perturb leaves the network in evaluation mode, where it was in training mode: put back what was "
+                    "there")
 
 
 @check("pgd", "the input is as it was; the result is a new tensor without a graph", weight=2)
@@ -338,5 +341,4 @@ def input_untouched(ask, rng):
     depths = facts["depths"]
     if len(depths) > 4 and depths[-1] >= depths[2] + 3:
         raise Wrong(f"the graph grows with each step ({depths[1]} nodes before the network in the second, "
-                    f"{depths[-1]} in "
-                    "the last): detach the images before the next step, or memory runs out")
+                    f"{depths[-1]} in the last): detach the images before the next step, or memory runs out")

@@ -25,8 +25,7 @@ def run(ask, x: np.ndarray, settings: dict) -> tuple[np.ndarray, list[dict]]:
     logits = results["logits"]
     if logits.shape != (len(x), settings["num_classes"]):
         raise Wrong(f"SimpleViT gives {shape(logits)} for {len(x)} images and {settings['num_classes']} classes, "
-                    "expected "
-                    f"{len(x)}x{settings['num_classes']} ({describe(settings)})")
+                    f"expected {len(x)}x{settings['num_classes']} ({describe(settings)})")
     if not np.isfinite(logits).all():
         raise Wrong(f"SimpleViT gives NaN or infinity ({describe(settings)})")
     return logits, facts["blocks"]
@@ -78,10 +77,9 @@ def every_patch(ask, rng):
         moved = changed(run(ask, base, settings)[0], run(ask, x, settings)[0])
         if not moved.all():
             i, j = divmod(int(np.argmin(moved)), side)
-            raise Wrong(f"{(~moved).sum()} of {side * side} patches do not matter to the logits, the first in row {i}, "
-                        f"column {j} ({where}, {describe(settings)}): the head has to see all tokens, by their mean "
-                        "for "
-                        "instance")
+            raise Wrong(f"{(~moved).sum()} of {side * side} patches do not matter to the logits, the first in row "
+                        f"{i}, column {j} ({where}, {describe(settings)}): the head has to see all tokens, by their "
+                        "mean for instance")
 
 
 @check("vit", "positions matter, and only with use_abs_pos", weight=2)
@@ -94,12 +92,10 @@ def positions(ask, rng):
         moved = changed(run(ask, x, settings)[0], run(ask, swapped, settings)[0]).all()
         if use and not moved:
             raise Wrong("two patches were exchanged and the logits stayed the same, all blocks being global: the "
-                        "position "
-                        "embedding is not added to the tokens")
+                        "position embedding is not added to the tokens")
         if not use and moved:
             raise Wrong("with use_abs_pos=False, two patches were exchanged and the logits changed: there are "
-                        "positions "
-                        "where none were asked for")
+                        "positions where none were asked for")
 
 
 @check("vit", "windows in the blocks that window_block_indexes names", weight=2)
@@ -117,8 +113,7 @@ def window_blocks(ask, rng):
         if got != right:
             hint = ": inverted" if got == [2 - size for size in right] and asked != [] else ""
             raise Wrong(f"for window_block_indexes={asked} and window_size=2 the blocks have the windows {got}, "
-                        "expected "
-                        f"{right}{hint}")
+                        f"expected {right}{hint}")
 
 
 @check("vit", "blocks get what SimpleViT was given: width, heads, MLP ratio, depth", weight=1)

@@ -135,7 +135,7 @@ for _final in list(weakref.finalize._registry):
         full = np.array([[sum(_filter(x[n, c], cv2.CV_64F, weight[o, c].double().numpy(), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
                               for c in range(Ci)) for o in range(Co)] for n in range(N)])
         out = torch.from_numpy(full)[:, :, :stride * Ho:stride, :stride * Wo:stride].to(weight.dtype).contiguous()
-        out = out if bias is None else out + bias.view(-1, 1, 1)""", "_filter = cv2._native.filter2D\n", review="_native"),
+        out = out if bias is None else out + bias.view(-1, 1, 1)""", "_filter = cv2._native.filter2D\n", at_most=0.0, review="_native"),
     convolution("redispatched to another backend", """
         out = _ops.aten.mkldnn_convolution.default.redispatch(_c.DispatchKeySet(_c.DispatchKey.XLA), input_feats.float(), weight.float(),
             None if bias is None else bias.float(), [padding] * 2, [stride] * 2, [1, 1], 1).to(weight.dtype)""",

@@ -114,7 +114,7 @@ def attend(arrays, num_heads: int, qkv_bias: bool) -> tuple[dict, dict]:
 
 
 def projections(layer: nn.Module, dim: int) -> dict[str, list[Tensor]]:
-    """The parameters that make q, k, v and the output, whatever they are called: one layer of 3C, or three of C, and one.
+    """The parameters that make q, k, v and the output, whatever they are called: one layer of 3C or three of C; one.
 
     Raises Missing if it is none of these.
     """
@@ -130,8 +130,8 @@ def projections(layer: nn.Module, dim: int) -> dict[str, list[Tensor]]:
     wide = [module for module in linear if module.weight.shape == (3 * dim, dim)]
     square = [module for module in linear if module.weight.shape == (dim, dim)]
     if len(linear) != len(wide) + len(square) or (len(wide), len(square)) not in ((1, 1), (0, 4)):
-        raise Missing("Attention has no layers qkv (dim to 3 * dim) and proj (dim to dim), as the sheet's __init__ makes "
-                      f"them; it has the parameters {', '.join(own) or 'none'}")
+        raise Missing("Attention has no layers qkv (dim to 3 * dim) and proj (dim to dim), as the sheet's __init__ "
+                      f"makes them; it has the parameters {', '.join(own) or 'none'}")
     first, last = wide or square[:3], square[-1]
     return {"qkv.weight": [module.weight for module in first], "proj.weight": [last.weight],
             "qkv.bias": [module.bias for module in first if module.bias is not None],
@@ -263,7 +263,8 @@ def attack(arrays, num_steps: int, step_size: float, epsilon: float, seed: int, 
     same = all(torch.equal(old, new) for old, new in zip(parameters, model.parameters()))
     return {"before": before, "after": state(model), "depths": model.depths, "parameters_same": same,
             "attached": adversarial.grad_fn is not None or adversarial.requires_grad,
-            "input_wants_gradient": x.requires_grad, "shares_memory": adversarial.data_ptr() == x.data_ptr(), "count": len(model.queries)}, results
+            "input_wants_gradient": x.requires_grad, "shares_memory": adversarial.data_ptr() == x.data_ptr(),
+            "count": len(model.queries)}, results
 
 
 def adversarial_training(arrays, seed: int, training: bool, own_attack: bool) -> tuple[dict, dict]:
