@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from autograder import report, rubric
 from autograder.grade import fingerprint
 from autograder.intake import CannotGrade
 from autograder.starter import ROOT
-from autograder.text import markdown, printable
+from autograder.text import general, markdown, printable
 
 SECONDS = 1200  # for one hand-in, all parts; a part has a limit of its own
 
@@ -190,9 +189,3 @@ def sentences(mark: dict) -> set[str]:
 
 def verdicts(mark: dict):
     return ((part, verdict) for part in mark["parts"] if not part["manual"] for verdict in part["verdicts"])
-
-
-def general(feedback: str) -> str:
-    """The same mistake in the same words, whatever the numbers were: those of the case are cut away."""
-    without_case = re.sub(r" \((N|B)=[^)]*\)|`[^`]*`", "", feedback)
-    return re.sub(r"(?<![\w.])-?\d+(\.\d+)?(e-?\d+)?\b", "#", without_case)[:300]

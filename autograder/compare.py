@@ -23,7 +23,8 @@ def expect(name: str, got: np.ndarray | None, right: np.ndarray, case: str = "",
     if got is None:
         raise Wrong(f"{name}{case} is missing: None came back where a tensor of {shape(right)} was expected")
     if got.shape != right.shape:
-        hint = suspicion(got, mistakes, tolerance)
+        swapped = got.ndim > 1 and got.shape == (*right.shape[:-2], right.shape[-1], right.shape[-2])
+        hint = ". Height and width are swapped" if swapped else suspicion(got, mistakes, tolerance)
         raise Wrong(f"{name}{case} has the shape {shape(got)}, expected {shape(right)}{hint}")
     if not np.isfinite(got).all():
         raise Wrong(f"{name}{case} holds {'NaN' if np.isnan(got).any() else 'infinity'}: the first at index "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autograder import rubric
 from autograder.grade import Mark, PartMark
-from autograder.text import printable
+from autograder.text import general, printable
 
 WIDTH = 118
 
@@ -32,16 +32,16 @@ def show(mark: Mark, all_checks: bool = False) -> str:
 
 
 def failures(part: PartMark, all_checks: bool) -> list[str]:
-    """A line for each failed check; one for all if they failed for the same reason."""
+    """A line for each reason that checks failed for, with their titles; one for all of them if it spoiled all."""
     failed = [verdict for verdict in part.verdicts if verdict.feedback]
     reasons = {verdict.feedback for verdict in failed}
     if len(reasons) == 1 and len(failed) == len(part.verdicts) > 1:
         return [f"    all checks: {reasons.pop()}"]
     lines = []
-    for reason in dict.fromkeys(verdict.feedback for verdict in failed):
-        same = [verdict for verdict in failed if verdict.feedback == reason]
+    for reason in dict.fromkeys(general(verdict.feedback) for verdict in failed):  # the first case stands for all
+        same = [verdict for verdict in failed if general(verdict.feedback) == reason]
         titles = "; ".join(verdict.title for verdict in same)
-        lines.append(f"    -{sum(verdict.out_of for verdict in same):.2f} {titles}: {reason}")
+        lines.append(f"    -{sum(verdict.out_of for verdict in same):.2f} {titles}: {same[0].feedback}")
     if all_checks:
         passed = [verdict for verdict in part.verdicts if not verdict.feedback]
         lines = [f"    +{verdict.points:.2f} {verdict.title}" for verdict in passed] + lines

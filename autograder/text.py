@@ -1,5 +1,6 @@
 """Words of strangers, made harmless before anybody reads them."""
 
+import re
 import unicodedata
 
 LONGEST = 1000  # characters of one sentence
@@ -16,3 +17,9 @@ def printable(words: str, longest: int = LONGEST) -> str:
 def markdown(words: str) -> str:
     """Words that a Markdown page shows as they are."""
     return "".join("\\" + letter if letter in "\\`*_[]<>#|" else letter for letter in printable(words))
+
+
+def general(feedback: str) -> str:
+    """The same mistake in the same words, whatever the numbers were: those of the case are cut away."""
+    without_case = re.sub(r" \((N|B)=[^)]*\)|`[^`]*`", "", feedback)
+    return re.sub(r"(?<![\w.])-?\d+(\.\d+)?(e-?\d+)?\b", "#", without_case)[:300]

@@ -182,7 +182,7 @@ class _Liar(torch.Tensor):
 Attention.forward = lambda self, x: torch.zeros_like(x).as_subclass(_Liar)
 """, because="Attention|raises"),
     hostile("a gigabyte of print", "for _ in range(1024): print('x' * (1 << 20))\n" + textbook.ATTENTION, at_most=2.0),
-    hostile("closes every file", "import os\nos.closerange(3, 256)\n", because="answer|raises"),
+    hostile("closes every file", "import os\nos.closerange(3, 256)\n", because="closed the grader's pipe|no answer"),
     hostile("answers before the question, by a thread that writes zeros for ever", "import os, threading\ndef _spam():\n    while True:\n"
             "        for fd in range(3, 16):\n            try: os.write(fd, b'\\0' * 64)\n            except OSError: continue\n"
             "threading.Thread(target=_spam, daemon=True).start()\n", because="answer|turn", review="threading"),
@@ -195,7 +195,7 @@ Attention.forward = lambda self, x: torch.zeros_like(x).as_subclass(_Liar)
             "        super().__init__()\n        self.f = nn.Linear(in_chans * img_size ** 2, num_classes)\n"
             "    def forward(self, x): return self.f(x.flatten(1))\n", part="vit", at_most=0.6, because="TransformerBlock"),
     hostile("the holes of the starter", "class Attention(nn.Module):\n    def __init__(self, *a, **k): super().__init__()\n"
-            "    def forward(self, x): raise NotImplementedError('3.2.1')\n", because="no parameter|not written yet"),
+            "    def forward(self, x): raise NotImplementedError('3.2.1')\n", because="no layers qkv|not written yet"),
     hostile("the known-good parts, out of the grader's own frames", """
 import traceback
 _b = {}

@@ -7,7 +7,7 @@ import ctypes
 import re
 import sys
 
-import cv2  # noqa: F401  (so that it is there to be changed)
+import cv2
 import torch
 import torchvision  # noqa: F401  (so that its operators, deformable convolution among them, are there)
 from torch.nn.functional import conv2d  # before any student code can put something else in its place
@@ -46,7 +46,8 @@ def take_away() -> None:
                 libraries[namespace].impl(name, key, refuse(full_name), False)
             except RuntimeError:
                 continue  # this operator cannot have a kernel for this key
-    for module in [module for name, module in sys.modules.items() if name.split(".")[0] in ("cv2", "numpy")]:
+    modules = [module for name, module in sys.modules.items() if name.split(".")[0] in ("cv2", "numpy")]
+    for module in [*modules, getattr(cv2, "_native", cv2)]:  # the latter is not listed under its name
         for name in OTHER & set(vars(module)):
             setattr(module, name, refuse(f"{module.__name__}.{name}"))
     for library in ("scipy", "skimage", "jax", "tensorflow"):
