@@ -125,6 +125,8 @@ def grade_part(name: str, submission: Submission, helpers: Path, mark: Mark) -> 
             part.verdicts.append(Verdict(check.title, 0.0 if feedback else share * check.weight, share * check.weight,
                                          feedback))
         mark.level.update(session.level)
+        if session.unimportable:  # the other parts need not wait for the same
+            submission.fatal = printable(session.broken)
     part.seconds = round(time.monotonic() - began, 1)
     return part
 
@@ -141,7 +143,7 @@ class Session:
     def __init__(self, submission: Submission, helpers: Path, part: str, mark: Mark):
         self.submission, self.helpers, self.part, self.mark = submission, helpers, part, mark
         self.worker: Worker | None = None
-        self.deaths, self.level, self.broken = 0, {}, ""
+        self.deaths, self.level, self.broken, self.unimportable = 0, {}, "", False
         self.deadline = time.monotonic() + PART_SECONDS
 
     def run(self, check: Check) -> str:
@@ -178,9 +180,11 @@ class Session:
             self.level = self.worker.level
             self.worker.ask("load", seed=self.mark.seed)
         except StudentError as error:
+            self.unimportable = error.kind != "Forbidden"  # elsewhere than here, convolutions are there
             self.broken = f"importing student_code.py {raised(error, importing=True)}"
             raise Wrong(self.broken) from None
         except Died as died:
+            self.unimportable = True
             self.broken = f"importing student_code.py {died}"
             raise Wrong(self.broken) from None
 

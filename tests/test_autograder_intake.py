@@ -104,7 +104,7 @@ def test_a_link_is_left_out(tmp_path):
 def test_a_bomb_is_never_unpacked(tmp_path):
     path = zipped(tmp_path, {"code/student_code.py": b"#" * (MAX_SOURCE + 10),
                              **{f"code/m{n}.bin": b"\0" * (10 << 20) for n in range(5)}})
-    with pytest.raises(CannotGrade, match=r"student_code.py makes more than 1 MB of Python"):
+    with pytest.raises(CannotGrade, match=r"student_code.py makes more than 256 kB of Python"):
         take(tmp_path, path)
 
 

@@ -1,0 +1,28 @@
+"""What the tests of the grader share: a hand-in made from a source, and what Gradescope documents."""
+
+import zipfile
+
+
+def hand_in(folder, source: str, name="h.zip"):
+    path = folder / name
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("code/student_code.py", source)
+        archive.writestr("writeup/report.pdf", "%PDF")
+        archive.writestr("results/a.txt", "x")
+    return path
+
+
+def check_gradescope(results: dict, points: float) -> None:
+    """results.json against what Gradescope documents."""
+    kinds = {"score": (int, float), "execution_time": (int, float), "output": str, "output_format": str,
+             "test_output_format": str, "visibility": str, "stdout_visibility": str, "extra_data": dict, "tests": list,
+             "leaderboard": list}
+    assert all(isinstance(value, kinds[name]) for name, value in results.items())
+    assert results["score"] == points
+    test_kinds = {"score": (int, float), "max_score": (int, float), "status": str, "name": str, "number": str,
+                  "output": str, "output_format": str, "tags": list, "visibility": str}
+    for test in results["tests"]:
+        assert all(isinstance(value, test_kinds[name]) for name, value in test.items()), test
+        assert test.get("status", "passed") in ("passed", "failed")
+        assert test["visibility"] == "visible", "one hidden test hides the student's total"
+    assert abs(sum(test["score"] for test in results["tests"]) - points) < 0.02

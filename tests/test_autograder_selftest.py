@@ -1,0 +1,36 @@
+"""The grader's own test, a sample of it, and what this machine can enforce."""
+
+import re
+import sys
+
+import pytest
+from autograder import doctor, selftest
+from autograder.variants.cheats import CHEATS
+from autograder.variants.right import RIGHT
+from autograder.variants.wrong import WRONG
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has what confines a worker")
+
+
+@LINUX
+def test_doctor(capsys):
+    assert doctor.examine() == 0
+    printed = capsys.readouterr().out
+    assert re.search("use a convolution +refused: Forbidden", printed)
+    assert re.search("take three gigabytes +refused", printed)
+
+
+def test_there_are_enough_of_them():
+    assert len(WRONG) >= 60
+    assert len(RIGHT) >= 20
+    assert len(CHEATS) >= 30
+    names = [(variant.part, variant.name) for variant in [*WRONG, *RIGHT, *CHEATS]]
+    assert len(set(names)) == len(names)
+
+
+@LINUX
+@pytest.mark.parametrize(("kind", "variant"), selftest.select(every=24), ids=lambda it: getattr(it, "name", it))
+def test_the_grader_on_wrong_right_and_hostile_solutions(kind, variant):
+    """A sample; python -m autograder selftest grades them all."""
+    outcome = selftest.judge(kind, variant, seed=21)
+    assert outcome.as_it_should_be, outcome
