@@ -9,9 +9,9 @@ READY  := $(VENV)/.ready
 
 help:
 	@echo "make demo        draw the demo data, train, evaluate, attack; pictures in results/demo (about 3 minutes)"
-	@echo "make test        all tests (about 2 minutes)"
+	@echo "make test        all tests (about 6 minutes)"
 	@echo "make lint        ruff"
-	@echo "make grade SUBMISSION=PATH   marks a zip or a folder, as staff will (half a minute)"
+	@echo "make grade SUBMISSION=PATH   marks a zip or a folder, as staff will (20 s)"
 	@echo "make starter     the starter for students, made from the solution and checked: starter/, starter.zip"
 	@echo "make bench       speed and memory against what one would use instead (some minutes; keep the machine quiet)"
 	@echo "make submission  the zip to hand in"
