@@ -64,9 +64,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     def seed_and_year(to: argparse.ArgumentParser) -> None:
         to.add_argument("--seed", type=natural, metavar="N", help="draws the cases; printed, so that a mark can be "
                                                                   "reproduced (default: a new one)")
-        to.add_argument("--year", type=int, choices=range(2022, 2026), default=2025, help="2022 and 2023: Attention "
-                                                                                          "and "
-                        "TransformerBlock were helper code (default: 2025)")
+        to.add_argument("--year", type=int, choices=range(2022, 2026), default=2025, help="2022 and 2023: "
+                        "Attention and TransformerBlock were helper code (default: 2025)")
 
     one = command("grade", grade_one, "grade a zip or a folder")
     one.add_argument("path", type=Path, metavar="PATH", help="a zip, or a folder with code/ in it")

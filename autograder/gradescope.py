@@ -1,4 +1,4 @@
-"""The zip for Gradescope: setup.sh and run_autograder at its root, the grader, pinned requirements; no solution."""
+"""The zip for Gradescope: setup.sh and run_autograder at its root, the grader, pinned requirements."""
 
 import os
 import platform

@@ -24,7 +24,6 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 LIMITS = {"CPU": 120, "DATA": 2 << 30, "FSIZE": 64 << 20, "CORE": 0, "NOFILE": 256}  # s, bytes, bytes, bytes, files
 START, ANSWER = 60.0, 20.0  # seconds: to start and import torch; for one answer
 SCRATCH = 256 << 20  # bytes of files that a worker may write
-KEPT = 4000  # bytes of what the worker prints
 
 
 class Died(Exception):
@@ -54,15 +53,13 @@ class Worker:
     def __init__(self, code: Path, helpers: Path, part: str):
         self.count = 0
         self.scratch = tempfile.mkdtemp(prefix="grading-")
-        self.printed = bytearray()
         environment = {**ENVIRONMENT, "HOME": self.scratch, "TMPDIR": self.scratch}
         self.process = subprocess.Popen(
             [sys.executable, "-s", "-B", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-            stderr=subprocess.PIPE, cwd=self.scratch, env=environment, start_new_session=True)
+            stderr=subprocess.DEVNULL, cwd=self.scratch, env=environment, start_new_session=True)
         self.arrived: queue.Queue[bytes] = queue.Queue(64)  # a thread reads: Windows cannot wait for a pipe otherwise
         self.rest = bytearray()
         threading.Thread(target=self._read_replies, daemon=True).start()
-        threading.Thread(target=self._keep_what_it_prints, daemon=True).start()
         try:
             self.level = self._start(code, helpers, part)
         except BaseException:
@@ -72,8 +69,8 @@ class Worker:
     def _start(self, code: Path, helpers: Path, part: str) -> dict:
         """Send the settings; what confines the worker comes back."""
         return self._talk({"student": str(code), "helpers": str(helpers), "scratch": self.scratch,
-                                 "readable": [str(code), str(helpers), *READABLE], "limits": LIMITS,
-                                 "part": part}, {}, START)[0].get("level", {})
+                           "readable": [str(code), str(helpers), *READABLE], "limits": LIMITS,
+                           "part": part}, {}, START)[0].get("level", {})
 
     def ask(self, task: str, arrays: dict[str, np.ndarray] | None = None, **settings) -> tuple[dict, dict]:
         """Facts and arrays for one task (worker/tasks.py). Raises StudentError, or Died."""
@@ -152,11 +149,6 @@ class Worker:
         why = {"SIGKILL": ", perhaps for lack of memory", "SIGXCPU": ": too much processor time",
                "SIGXFSZ": ": too large a file"}.get(name, "")
         return f"ended the process ({name}{why}) without an answer"
-
-    def _keep_what_it_prints(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while piece := self.process.stderr.read(1 << 16):
-                self.printed = (self.printed + piece)[-KEPT:]
 
     def close(self) -> None:
         """End the process and everything that it started in its session, and remove its scratch folder."""

@@ -8,8 +8,6 @@ from autograder import rubric
 from autograder.grade import Mark, PartMark
 from autograder.text import general, printable
 
-WIDTH = 118
-
 
 def show(mark: Mark, all_checks: bool = False) -> str:
     """The table of parts, a line for each failed check (or for each check), what staff should look at."""

@@ -57,7 +57,7 @@ def test_an_empty_class(tmp_path, capsys):
 
 
 def test_gradescope_bundle_in_a_folder_shaped_like_the_container(reference, tmp_path):
-    """No solution travels; the mark is the local one."""
+    """No line of the student file's solution travels; the mark is the local one."""
     bundle = tmp_path / "bundle.zip"
     assert cli.main(["gradescope", str(bundle), "--seed", "6"]) == 0
     base = tmp_path / "autograder"

@@ -13,10 +13,10 @@ from autograder.process import StudentError
 class Case:
     """One convolution in float64, or another dtype: small random sides, no two alike where they could be mixed up."""
 
-    def __init__(self, rng, K=3, stride=1, padding=0, bias=True, square=False, N=2, more=4, dtype="float64"):
+    def __init__(self, rng, K=3, stride=1, padding=0, bias=True, square=False, N=2, dtype="float64"):
         self.K, self.stride, self.padding = K, stride, padding
         Ci, Co = (int(side) for side in rng.choice([2, 3, 4, 5], 2, replace=False))
-        H, W = (max(K, 4) + int(extra) for extra in rng.choice(range(1, more + 4), 2, replace=False))
+        H, W = (max(K, 4) + int(extra) for extra in rng.choice(range(1, 8), 2, replace=False))
         self.x = rng.normal(size=(N, Ci, H, H if square else W)).astype(dtype)
         self.w = rng.normal(size=(Co, Ci, K, K)).astype(dtype)
         self.b = rng.normal(size=Co).astype(dtype) if bias else None

@@ -5,7 +5,7 @@ the network is compared with the step that should have led there. A random start
 """
 
 from functools import partial
-from itertools import pairwise, product
+from itertools import pairwise
 
 import numpy as np
 
@@ -212,8 +212,8 @@ def nothing_else(ask, rng):
         raise Wrong("the result was clamped to 0..1, but normalised images are not pixels between 0 and 1")
     if end.min() > case.x.min() + 0.2 or end.max() < case.x.max() - 0.2:
         raise Wrong(f"the result lies between {end.min():.2g} and {end.max():.2g}, the images between "
-                    f"{case.x.min():.2g} and "
-                    f"{case.x.max():.2g}: it was clamped to something else than the box around the input")
+                    f"{case.x.min():.2g} and {case.x.max():.2g}: "
+                    "it was clamped to something else than the box around the input")
 
 
 @check("pgd", "num_steps steps, each of step_size by the sign of the gradient at that point", weight=3)
@@ -240,15 +240,10 @@ def rules(case: Case):
 
 
 def follows(case: Case, trace: list, rule, factor: float) -> bool:
-    """Whether the trace is num_steps steps from the input, or from a random point in the box.
-
-    Before them the input may have been asked about, for its label; behind them the result, for its own sake.
-    """
-    for begin, end in product(range(3), (0, 1)):
-        points, tail = trace[begin:len(trace) - end], trace[len(trace) - end:]
-        if len(points) - 1 != case.steps or any(not np.array_equal(point, points[-1]) for point in tail):
-            continue
-        if begin and not starts_anew(case, trace[begin - 1], points[0]):
+    """Whether the trace is num_steps steps from the input, or from a random point in the box."""
+    for begin in range(3):  # before a random start the input may have been asked about, for its label
+        points = trace[begin:]
+        if len(points) - 1 != case.steps or (begin and not starts_anew(case, trace[begin - 1], points[0])):
             continue
         if all(is_step(case, before, after, case.net.gradient(before, rule(before)), factor)
                for before, after in pairwise(points)):
@@ -257,14 +252,11 @@ def follows(case: Case, trace: list, rule, factor: float) -> bool:
 
 
 def starts_anew(case: Case, before, after) -> bool:
-    """Whether the steps begin at `after`: the same point asked about again, or a random one in the box."""
-    return np.array_equal(before, after) or (is_jump(case, before, after) and not case.away(after).any())
+    """Whether the steps begin at `after`, a random point in the box."""
+    return is_jump(case, before, after) and not case.away(after).any()
 
 
 def diagnosis(case: Case, trace: list) -> str:
-    trace = [point for n, point in enumerate(trace) if n == 0 or not np.array_equal(point, trace[n - 1])]
-    if len(trace) < 2:
-        return ": nothing moved"
     before, after = trace[0].astype(np.float64), trace[1].astype(np.float64)
     if len(trace) - 1 != case.steps and not is_jump(case, before, after):
         return f": it took {len(trace) - 1} steps that moved, expected {case.steps}"

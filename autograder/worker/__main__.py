@@ -1,7 +1,7 @@
 """One worker: python -s autograder/worker/__main__.py, with frames (wire.py) on stdin and stdout.
 
-The first frame names the folders, the limits and whether convolutions are taken away; the answer to it says what
-is in force. Each further frame is one task. What student code prints goes to stderr.
+The first frame names the folders, the limits and the part that is graded; the answer to it says what
+is in force. Each further frame is one task. What student code prints goes nowhere.
 """
 
 import os

@@ -5,20 +5,18 @@ holds only those that its part needs, so that nobody finds in it what is judged 
 """
 
 import importlib
-import types
 
 from torch import nn
 
 NEEDED = {"block": ["attention"], "vit": ["attention", "block"], "adversarial": ["pgd"]}
 GOOD: dict[str, type] = {}
-MODULES: dict[str, types.ModuleType] = {}
 
 
 def fetch(part: str) -> None:
     """Import what the checks of `part` need, while the grader's files can still be read."""
     for name in NEEDED.get(part, []):
-        MODULES[name] = importlib.import_module(f"autograder.worker.good_{name}")
-        GOOD.update({key: value for key, value in vars(MODULES[name]).items() if key.startswith("Good")})
+        module = importlib.import_module(f"autograder.worker.good_{name}")
+        GOOD.update({key: value for key, value in vars(module).items() if key.startswith("Good")})
 
 
 def graft(student, name: str, good_name: str, *methods: str):
