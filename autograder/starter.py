@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = ROOT / "code"
 BEGIN, END, INSTEAD = "# BEGIN SOLUTION", "# END SOLUTION", "# STARTER: "
 # Written out, these are what a student is asked for: a convolution without a convolution, and projected gradients.
-LEFT_OUT = {"flat_conv.py", "attacks.py"}
+LEFT_OUT = {"flat_conv.py", "attacks.py", "adversarial_training.py", "self_check.py", "explain.py"}
 AS_THEY_ARE = ("download_dataset.sh", "zip_submission.py", "LICENSE", ".gitignore", "data/README.md")
 FOLDERS = {"writeup": "Your report goes here, as PDF.\n",
            "results": "What is not in the report goes here: pictures, curves, `results.json` of your runs.\n"}

@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from bench_train import Ours, top1
 from torch import Tensor, nn
 
-import attacks
+import adversarial_training
 import checkpoint
 import hardware
 import models
+from attacks import frozen
 from custom_dataloader import open_split
 from student_code import PGDAttack, SimpleNet
 
@@ -134,14 +135,14 @@ def attack_speed(args: argparse.Namespace) -> dict:
 def robust_accuracy(model: nn.Module, args: argparse.Namespace) -> float:
     """Top-1 on the validation images under PGD away from the true label, in fp32."""
     dataset, _ = open_split(args.data, "val", models.student_transforms("val"))
-    attack, right = attacks.pgd(EPSILON, args.steps), 0
+    attack, right = adversarial_training.pgd(EPSILON, args.steps), 0
     torch.manual_seed(0)
     images, labels = (torch.stack(list(column)) if isinstance(column[0], Tensor) else torch.tensor(column)
                       for column in zip(*dataset))
     for x, y in zip(images.split(100), labels.split(100)):
         x, y = x.to(args.device, memory_format=torch.channels_last), y.to(args.device)
         attacked = attack(model, x, y)
-        with attacks.frozen(model), torch.no_grad():
+        with frozen(model), torch.no_grad():
             right += (model(attacked).argmax(1) == y).sum().item()
     return 100 * right / len(labels)
 
@@ -152,9 +153,9 @@ class Adversarial(Ours):
     def __init__(self, args: argparse.Namespace, seed: int, epochs: int, kind: str):
         super().__init__(args, seed, epochs)
         dataset, _ = open_split(args.data, "train", models.student_transforms("val"))
-        images, labels = attacks.draw_probe(dataset, seed)
+        images, labels = adversarial_training.draw_probe(dataset, seed)
         probe = self.hardware.images(images), self.hardware.labels(labels)
-        self.perturb = self.adversary = attacks.AdversarialTraining(kind, self.model, EPSILON, probe)
+        self.perturb = self.adversary = adversarial_training.AdversarialTraining(kind, self.model, EPSILON, probe)
 
     def __call__(self) -> float:
         """Train one epoch, the check after it included. Returns its seconds."""

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from bench_conv import training_step
 from torch import Tensor
 
-import attacks
+import adversarial_training
 import flat_conv
 import hardware
+from attacks import frozen
 
 Calls = dict[str, Callable[[], object]]
 
@@ -102,8 +103,8 @@ def stem() -> Calls:
     direction = torch.ones_like(features)
 
     def whole() -> None:
-        with torch.autocast("cpu", torch.bfloat16), attacks.frozen(net):
-            attacks.gradient_sign(net, images, labels)
+        with torch.autocast("cpu", torch.bfloat16), frozen(net):
+            adversarial_training.gradient_sign(net, images, labels)
 
     return {"forward and backward": whole, "the stem's gradient": lambda: torch.autograd.grad(
         features, x, direction, retain_graph=True)}
@@ -113,7 +114,7 @@ def noise() -> Calls:
     """Uniform noise for a batch of images in channels last."""
     images = torch.empty(64, 3, 128, 128).to(memory_format=torch.channels_last)
     return {"uniform_": lambda: torch.empty_like(images).uniform_(-1, 1),
-            "noise_like": lambda: attacks.noise_like(images, 1.0)}
+            "noise_like": lambda: adversarial_training.noise_like(images, 1.0)}
 
 
 def warp() -> Calls:

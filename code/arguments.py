@@ -84,6 +84,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     attack.add_argument("--step-size", type=number(float, 0), metavar="S", help="step, in normalised units (0.01)")
     attack.add_argument("--epsilon", type=number(float, 0), metavar="E", help="l-inf bound, in normalised units: "
                         "0.1 is about 6 of 255; also of --adversarial (0.1)")
+    attack.add_argument("--self-check", action="store_true", help="also judge the attack itself, on 200 images: a "
+                        "table of what an honest evaluation asks for, passed and failed")
 
     where = parser.add_argument_group("machine and output")
     where.add_argument("-j", "--workers", default=4, type=number(int, 0), metavar="N",
@@ -198,8 +200,8 @@ def wrong_combination(args: argparse.Namespace) -> str | None:
     if "adversarial" in args.given and (args.evaluate or args.attack):
         return "--adversarial is for training"
     stray = sorted(args.given & {"num_steps", "step_size"})
-    if stray and not args.attack:
-        return f"--{stray[0].replace('_', '-')} goes with -a"
+    if (stray or args.self_check) and not args.attack:
+        return f"--{stray[0].replace('_', '-') if stray else 'self-check'} goes with -a"
     not_yet_read = args.resume and not hasattr(args, "saved")  # the checkpoint may be that of adversarial training
     if "epsilon" in args.given and not (args.attack or args.adversarial or not_yet_read):
         return "--epsilon goes with -a or --adversarial"

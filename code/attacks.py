@@ -1,18 +1,280 @@
-"""Attacks by name, and training on attacked images for any network; the sheet's own attack is `PGDAttack`.
+"""L-inf attacks, part by part: what one may do and wants is data (`Threat`); `attack` carries it out and keeps books.
 
-Images are normalised N,C,H,W, and `epsilon`, the largest change of any value, is in the same units.
+Images are normalised N,C,H,W, and `epsilon`, the largest change of any value, is in the same units. The sheet's attack,
+`PGDAttack` of student_code.py, is one setting: `Threat(epsilon)`. Training has attacks of its own, made for speed, in
+adversarial_training.py.
 """
 
-import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, images, labels -> attacked images
+OBJECTIVES = ("least-likely", "most-likely", "untargeted", "targeted")
+CHOICES = {"objective": OBJECTIVES, "loss": ("cross-entropy", "margin"), "rule": ("sign", "momentum"),
+           "start": ("image", "uniform"), "keep": ("last", "best", "first")}
+# Of ImageNet-normalised images: the lowest and the highest value of each channel.
+PIXELS = tuple(tuple((end - mean) / std for mean, std in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225)))
+               for end in (0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What an attack may do and what it wants. The defaults are the sheet's: `Threat(0.1)` is `PGDAttack(loss_fn)`.
+
+    An attempt is a descent of `steps` steps. Each step costs one forward and one backward pass for each image.
+    Raises ValueError for a name or a number that there is not.
+    """
+
+    epsilon: float  # the largest change of any value
+    objective: str = "least-likely"  # towards that label; away from the most likely or the true one; towards `targets`
+    loss: str = "cross-entropy"  # of the label; or its logit's margin to the largest other one
+    steps: int = 10
+    step_size: float | None = 0.01  # None: 2.5 * epsilon / steps, enough to cross the box
+    relabel: bool = True  # choose the least or most likely label anew in each step; False: once, on the clean image
+    rule: str = "sign"  # or momentum: with steps that halve where progress stalls (APGD, Croce and Hein 2020)
+    start: str = "image"  # or uniform: anywhere in the box
+    restarts: int = 1  # attempts; all but the first start anywhere, with the images that withstood so far
+    budget: int | None = None  # backward passes for each image, over all attempts
+    keep: str = "last"  # the last point; the best: a point that succeeded, if one did; the first: and stop there
+    valid: tuple[Sequence[float], Sequence[float]] | None = None  # lowest and highest value by channel, such as PIXELS
+    seed: int = 0  # of the random starts; the generator is private
+
+    def __post_init__(self):
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"Threat: {name} is {getattr(self, name)!r}; it has to be one of {', '.join(allowed)}")
+        for name, least in (("epsilon", 0), ("steps", 1), ("restarts", 1), ("step_size", 0), ("budget", 1)):
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"Threat: {name} is {value}; it has to be a finite number of at least {least}")
+
+    @property
+    def step(self) -> float:
+        return 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
+
+    @property
+    def attempts(self) -> list[int]:
+        """The steps of each attempt: the budget is spent in the order of the attempts."""
+        left = math.inf if self.budget is None else self.budget
+        return [int(min(self.steps, left - self.steps * i)) for i in range(self.restarts) if left > self.steps * i]
+
+
+def strong(epsilon: float, steps: int = 50, restarts: int = 2, **others) -> Threat:
+    """A setting to judge a network by: away from the true label, by the margin, with momentum, from several starts."""
+    return Threat(epsilon, **{"objective": "untargeted", "loss": "margin", "rule": "momentum", "keep": "best",
+                              "steps": steps, "restarts": restarts, **others})
+
+
+@dataclass
+class Outcome:
+    """What became of N images, on their device.
+
+    Success is that the model says `targets`, or, for the other objectives, that it does not say `labels`.
+    """
+
+    images: Tensor  # N,C,H,W, all of them inside the box
+    success: Tensor  # N bool, of these images
+    first_success: Tensor  # N: the backward passes spent when a point succeeded first; -1 if none did
+    passes: Tensor  # N: backward passes spent
+    zero_gradients: Tensor  # N: the share of values whose gradient was exactly zero, mean over the passes
+    losses: Tensor  # P,N: what was descended, by pass; NaN for passes that an image did not need
+
+    @property
+    def rate(self) -> float:
+        """Percentage of the images that succeeded."""
+        return 100 * self.success.float().mean().item()
+
+    def after(self, passes: int) -> float:
+        """Percentage of the images of which a point succeeded within so many passes."""
+        return 100 * ((self.first_success >= 0) & (self.first_success <= passes)).float().mean().item()
+
+    @staticmethod
+    def none_yet(images: Tensor, passes: int) -> "Outcome":
+        zeros = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        return Outcome(images.clone(), zeros.bool(), zeros - 1, zeros.clone(), zeros.float(),
+                       torch.full((passes, len(images)), math.nan, device=images.device))
+
+    def enter(self, rows: Tensor, points: Tensor, hit: Tensor, keep: str) -> None:
+        """`points` are where the images `rows` are now, and `hit` says which of them succeed there."""
+        new = hit & (self.first_success[rows] < 0)
+        self.first_success[rows[new]] = self.passes[rows[new]]
+        take = torch.ones_like(hit) if keep == "last" else hit | ~self.success[rows]
+        self.images[rows[take]] = points[take].to(self.images.dtype)
+        self.success[rows[take]] = hit[take]
+
+    def count(self, rows: Tensor, losses: Tensor, gradients: Tensor) -> None:
+        """One more backward pass of the images `rows`."""
+        self.losses[self.passes[rows], rows] = losses
+        self.passes[rows] += 1
+        self.zero_gradients[rows] += ((gradients == 0).float().flatten(1).mean(1) - self.zero_gradients[rows]
+                                      ) / self.passes[rows]
+
+
+def attack(threat: Threat, model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None = None) -> Outcome:
+    """Carry out `threat`. `labels` N are the true ones; `targets` N those to reach, for the objective "targeted" alone.
+
+    `images` and the model are afterwards bit for bit what they were, also after an error, and so is the global random
+    state. Raises ValueError if targets are missing, or given for another objective.
+    """
+    if (threat.objective == "targeted") != (targets is not None):
+        need = "with" if targets is None else "without"
+        raise ValueError(f"attack: objective {threat.objective!r} goes {need} targets")
+    images = images.detach()
+    low, high = box(images, threat.epsilon, threat.valid)
+    outcome, rows = Outcome.none_yet(images, sum(threat.attempts)), torch.arange(len(images), device=images.device)
+    generator = torch.Generator().manual_seed(threat.seed)
+    with frozen(model), torch.enable_grad():
+        goal = _Goal(threat, model, images, labels, targets)
+        for attempt, steps in enumerate(threat.attempts):
+            points = images
+            if attempt or threat.start == "uniform":
+                chance = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+                points = low + chance * (high - low)
+            walk = WALKS[threat.rule](threat, points.clamp(low, high), low, high, steps)
+            _descend(walk, goal, model, rows if attempt == 0 else rows[~outcome.success], outcome, threat.keep)
+    return outcome
+
+
+def _descend(walk: "_Sign", goal: "_Goal", model: nn.Module, rows: Tensor, outcome: Outcome, keep: str) -> None:
+    """One attempt at the images `rows`."""
+    for _ in range(walk.steps):
+        points = walk.points[rows].requires_grad_(True)
+        logits = model(points).float()
+        hit = goal.reached(logits.detach(), rows)
+        outcome.enter(rows, points.detach(), hit, keep)
+        going = ~hit if keep == "first" else torch.ones_like(hit)
+        if not going.any():
+            return
+        losses = goal.loss(logits, rows)[going]  # those that stop are not in the sum: no pass is spent on them
+        gradients, = torch.autograd.grad(losses.sum(), points)
+        rows, losses, gradients = rows[going], losses.detach(), gradients[going]
+        outcome.count(rows, losses, gradients)
+        walk.step(rows, losses, gradients)
+    points = walk.points[rows]
+    with torch.no_grad():
+        outcome.enter(rows, points, goal.reached(model(points).float(), rows), keep)
+
+
+class _Goal:
+    """The label that an attack is about, what is descended for it, and when it is reached."""
+
+    def __init__(self, threat: Threat, model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None):
+        self.threat, self.truth, self.targets = threat, labels, targets
+        self.sign = 1 if threat.objective in ("least-likely", "targeted") else -1  # towards the label, or away from it
+        self.pick = {"least-likely": Tensor.argmin, "most-likely": Tensor.argmax}.get(threat.objective)
+        self.label = labels if targets is None else targets
+        if self.pick is not None and not threat.relabel:
+            with torch.no_grad():
+                self.label = self.pick(model(images), dim=1)
+
+    def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """N: to be made small."""
+        label = self.label[rows]
+        if self.pick is not None and self.threat.relabel:
+            label = self.pick(logits.detach(), dim=1)
+        if self.threat.loss == "cross-entropy":
+            return self.sign * F.cross_entropy(logits, label, reduction="none")
+        own = logits.gather(1, label[:, None])[:, 0]
+        others = logits.masked_fill(F.one_hot(label, logits.shape[1]).bool(), -math.inf).amax(1)
+        return self.sign * (others - own)
+
+    def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
+        said = logits.argmax(1)
+        return said != self.truth[rows] if self.targets is None else said == self.targets[rows]
+
+
+class _Sign:
+    """Steps of one size along the gradient's sign, and back into the box: PGD (Madry et al. 2018)."""
+
+    def __init__(self, threat: Threat, points: Tensor, low: Tensor, high: Tensor, steps: int):
+        self.points, self.low, self.high, self.steps, self.size = points, low, high, steps, threat.step
+
+    def step(self, rows: Tensor, losses: Tensor, gradients: Tensor) -> None:
+        moved = self.points[rows] - self.size * gradients.sign()
+        self.points[rows] = moved.clamp(self.low[rows], self.high[rows])
+
+
+class _Momentum(_Sign):
+    """APGD (Croce and Hein 2020, algorithm 1): steps of 2 epsilon at first, three quarters new and a quarter the last.
+
+    At checkpoints, ever closer ones, an image whose loss fell in less than 3/4 of the steps since the last, or whose
+    lowest loss is still the same, goes back to its best point and goes on from there with half the step.
+    """
+
+    def __init__(self, threat: Threat, points: Tensor, low: Tensor, high: Tensor, steps: int):
+        super().__init__(threat, points, low, high, steps)
+        self.checkpoints, self.done = checkpoints(steps), 0
+        self.size = torch.full((len(points), 1, 1, 1), 2 * threat.epsilon, dtype=points.dtype, device=points.device)
+        self.before, self.best, self.best_gradient = points.clone(), points.clone(), torch.zeros_like(points)
+        self.lowest = torch.full((len(points),), math.inf, device=points.device)
+        self.last_loss, self.lowest_then = self.lowest.clone(), self.lowest.clone()
+        self.falls = torch.zeros_like(self.lowest)
+        self.halved = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+
+    def step(self, rows: Tensor, losses: Tensor, gradients: Tensor) -> None:
+        self.falls[rows] += losses < self.last_loss[rows]
+        self.last_loss[rows] = losses
+        better = losses < self.lowest[rows]
+        self.lowest[rows[better]] = losses[better]
+        self.best[rows[better]], self.best_gradient[rows[better]] = self.points[rows[better]], gradients[better]
+        if self.done in self.checkpoints:
+            gradients = self._look_back(rows, gradients)
+        low, high, here = self.low[rows], self.high[rows], self.points[rows]
+        there = (here - self.size[rows] * gradients.sign()).clamp(low, high)
+        new = 0.75 if self.done else 1.0
+        self.points[rows] = (here + new * (there - here) + (1 - new) * (here - self.before[rows])).clamp(low, high)
+        self.before[rows] = here
+        self.done += 1
+
+    def _look_back(self, rows: Tensor, gradients: Tensor) -> Tensor:
+        since = self.done - max((c for c in self.checkpoints if c < self.done), default=0)
+        slow = self.falls[rows] < 0.75 * since
+        stuck = ~self.halved[rows] & (self.lowest[rows] >= self.lowest_then[rows])
+        stalled = slow | stuck
+        self.halved[rows], self.lowest_then[rows], self.falls[rows] = stalled, self.lowest[rows], 0
+        back = rows[stalled]
+        self.size[back] /= 2
+        self.points[back] = self.best[back]
+        return torch.where(stalled.view(-1, 1, 1, 1), self.best_gradient[rows], gradients)
+
+
+WALKS = {"sign": _Sign, "momentum": _Momentum}
+
+
+def checkpoints(steps: int) -> set[int]:
+    """After 22 % of the steps, then at intervals that shrink by 3 % of them down to 6 % (Croce and Hein 2020)."""
+    places, gap = [0.0, 0.22], 0.22
+    while places[-1] < 1:
+        gap = max(gap - 0.03, 0.06)
+        places.append(places[-1] + gap)
+    return {math.ceil(place * steps) for place in places[1:-1]}
+
+
+def box(images: Tensor, epsilon: float, valid: tuple[Sequence[float], Sequence[float]] | None = None
+        ) -> tuple[Tensor, Tensor]:
+    """Lowest and highest allowed values, in the type of `images`, computed in float64 and rounded inward.
+
+    In float32 `images + epsilon` itself is too far away for many values. `valid` bounds the channels as well; an image
+    that lies outside it may stay where it is.
+    """
+    exact = images.double()
+    low, high = exact - epsilon, exact + epsilon
+    if valid is not None:
+        least, most = (torch.tensor(ends, dtype=torch.float64, device=images.device).view(-1, 1, 1) for ends in valid)
+        low, high = low.maximum(least.minimum(exact)), high.minimum(most.maximum(exact))
+    return _rounded(low, images.dtype, math.inf), _rounded(high, images.dtype, -math.inf)
+
+
+def _rounded(exact: Tensor, dtype: torch.dtype, towards: float) -> Tensor:
+    """`exact` in `dtype`: the nearest value that does not lie on the other side of it than `towards`."""
+    near = exact.to(dtype)
+    beyond = near.double() < exact if towards > 0 else near.double() > exact
+    return torch.where(beyond, near.nextafter(torch.full_like(near, towards)), near)
 
 
 @contextmanager
@@ -31,126 +293,3 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in wanted:
             parameter.requires_grad_(requires_grad)
-
-
-def gradient_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """The sign of the cross-entropy's gradient by the images: the direction that makes `labels` less likely."""
-    images = images.detach().requires_grad_(True)
-    with torch.enable_grad():
-        # The factor changes no sign. In fp16 the gradient of a confident network would vanish without it.
-        loss = 256 * F.cross_entropy(model(images), labels, reduction="sum")
-        gradient, = torch.autograd.grad(loss, images)
-    return gradient.sign()
-
-
-def noise_like(images: Tensor, limit: float) -> Tensor:
-    """Uniform noise in [-limit, limit], in 256 steps: eight values from each random number, for drawing takes time."""
-    noise = torch.empty_like(images)
-    drawn = torch.empty(-(-noise.numel() // 8), dtype=torch.int64, device=noise.device).random_(-2**63, None)
-    in_memory_order = noise.as_strided((noise.numel(),), (1,))
-    in_memory_order.copy_(drawn.view(torch.uint8)[: noise.numel()])
-    return noise.sub_(127.5).mul_(limit / 127.5)
-
-
-def pgd(epsilon: float, num_steps: int, step_size: float | None = None) -> Attack:
-    """Projected gradient descent away from the true label (Madry et al. 2018), from a random start.
-
-    `step_size` is 2.5 * epsilon / num_steps by default: enough to cross the box.
-    """
-    step_size = 2.5 * epsilon / num_steps if step_size is None else step_size
-
-    def attack(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        lower, upper = images - epsilon, images + epsilon
-        attacked = noise_like(images, epsilon).add_(images)
-        with frozen(model):
-            for _ in range(num_steps):
-                direction = gradient_sign(model, attacked, labels)
-                attacked = attacked.add_(direction, alpha=step_size).clamp_(lower, upper)
-        return attacked
-
-    return attack
-
-
-def n_fgsm(epsilon: float, noise: float = 2.0) -> Attack:
-    """One step of `epsilon` from a start up to `noise` * epsilon away, not clipped: for training, not for evaluation.
-
-    N-FGSM (de Jorge et al. 2022); benchmarks/bench_attack.py --train compares it with PGD. The result may be up to
-    (1 + noise) * epsilon away from the images.
-    """
-
-    def attack(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        start = noise_like(images, noise * epsilon).add_(images)
-        with frozen(model):
-            return start.add_(gradient_sign(model, start, labels), alpha=epsilon)
-
-    return attack
-
-
-# ------------------------------------------------------------------------------------ training on attacks
-
-
-def draw_probe(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
-    """16 to 64 images and labels of `dataset`: few where an epoch is short, so that a check after each costs little."""
-    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
-    images, labels = zip(*(dataset[i] for i in chosen[: min(64, max(16, len(dataset) // 48))].tolist()))
-    return torch.stack(images), torch.tensor(labels)
-
-
-class AdversarialTraining:
-    """Attack each batch before the network learns from it: by 5 steps ("pgd") or by one ("fast", N-FGSM).
-
-    One-step training can collapse from one epoch to the next: the network learns to fool the one step, and PGD breaks
-    it altogether (Wong et al. 2020). So after each epoch PGD attacks the `probe`, a few training images. If nearly
-    none withstands any more, the epoch is taken back, and training goes on with 5 steps.
-    """
-
-    def __init__(self, kind: str, model: nn.Module, epsilon: float | None, probe: tuple[Tensor, Tensor]):
-        epsilon = 0.1 if epsilon is None else epsilon  # the sheet's
-        self.kind, self.model, self.epsilon, self.probe = kind, model, epsilon, probe
-        self.attacks = {"pgd": pgd(epsilon, num_steps=5), "fast": n_fgsm(epsilon)}
-        self.check = pgd(epsilon, num_steps=3)
-        self.best, self.kept = 0, None
-
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.attacks[self.kind](self.model, images, labels)
-
-    def state_dict(self) -> dict:
-        return {"kind": self.kind, "best": self.best}
-
-    def load_state_dict(self, state: dict, optimizer: torch.optim.Optimizer) -> None:
-        """Go on from a checkpoint: the weights and the momentum that were loaded with it are the ones to keep."""
-        self.kind, self.best = state["kind"], state["best"]
-        self._keep(optimizer)
-
-    def withstanding(self) -> int:
-        """How many images of the probe are still classified rightly under attack."""
-        images, labels = self.probe
-        attacked = self.check(self.model, images, labels)
-        with frozen(self.model), torch.no_grad():
-            return int((self.model(attacked).argmax(dim=1) == labels).sum())
-
-    def after_epoch(self, withstanding: int, optimizer: torch.optim.Optimizer) -> str | None:
-        """Keep this epoch, or take it back if it collapsed; then the sentence that says so.
-
-        A collapse is a fall from at least 8 images to less than a quarter: smaller falls are chance with so few.
-        """
-        if self.kind != "fast":
-            return None
-        if self.kept is None or self.best < 8 or withstanding >= self.best / 4:
-            self.best = max(self.best, withstanding)
-            self._keep(optimizer)
-            return None
-        self._take_back(optimizer)
-        self.kind = "pgd"
-        return (f"collapsed: of {len(self.probe[1])} images {withstanding} withstand PGD, {self.best} did before. This "
-                "epoch is taken back; from here on training attacks in 5 steps")
-
-    def _keep(self, optimizer: torch.optim.Optimizer) -> None:
-        self.kept = copy.deepcopy((self.model.state_dict(), optimizer.state_dict()))
-
-    def _take_back(self, optimizer: torch.optim.Optimizer) -> None:
-        rates = [group["lr"] for group in optimizer.param_groups]  # the schedule goes on
-        self.model.load_state_dict(self.kept[0])
-        optimizer.load_state_dict(self.kept[1])
-        for group, rate in zip(optimizer.param_groups, rates):
-            group["lr"] = rate

@@ -1,18 +1,20 @@
-"""Attacks by name, and training on them: the box, the model's state, the guard against collapse."""
+"""The attack toolkit against what is known: the box, linear models, PGDAttack, budgets, books, the model's state."""
+
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-import arguments
 import attacks
-from attacks import AdversarialTraining, frozen, n_fgsm, noise_like, pgd
-from student_code import SimpleNet
+from attacks import PIXELS, Threat, attack, box, checkpoints, strong
+from student_code import PGDAttack, SimpleNet
 
 
-def linear() -> nn.Module:
+def linear(classes: int = 3) -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, classes))
 
 
 def some(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,163 +22,275 @@ def some(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(count, 3, 2, 2), torch.arange(count) % 3
 
 
-def test_noise_is_uniform_and_follows_the_layout():
+@pytest.fixture(scope="module")
+def network():
     torch.manual_seed(0)
-    for images in (torch.empty(16, 3, 33, 31), torch.empty(16, 3, 33, 31).to(memory_format=torch.channels_last)):
-        noise = noise_like(images, 0.2)
-        assert noise.stride() == images.stride()
-        assert noise.abs().max() <= 0.2 + 1e-7
-        assert noise.mean().abs() < 2e-3
-        assert noise.std() == pytest.approx(0.2 / 3**0.5, rel=0.01)
-        assert noise.flatten().unique().numel() == 256
-    torch.manual_seed(0)
-    first = noise_like(images, 1.0)
-    torch.manual_seed(0)
-    assert torch.equal(first, noise_like(images, 1.0))
-    assert not torch.equal(first, noise_like(images, 1.0))
+    return SimpleNet(num_classes=4).eval(), torch.randn(8, 3, 32, 32)
 
 
-@pytest.mark.parametrize(("attack", "limit"), [(pgd(0.1, 5), 0.1), (pgd(0.1, 3, 0.5), 0.1), (n_fgsm(0.1), 0.3)])
-def test_the_box_and_the_harm(attack, limit):
-    model, (images, labels) = linear(), some()
-    kept = images.clone()
-    attacked = attack(model, images, labels)
-    assert torch.equal(images, kept)
-    assert not attacked.requires_grad
-    assert (attacked - images).abs().max() <= limit + 1e-6
-    harm = [nn.functional.cross_entropy(model(x), labels).item() for x in (attacked, images)]
-    assert harm[0] > harm[1]
+# ------------------------------------------------------------------------------------------- the sheet's setting
 
 
-def test_a_linear_model_has_a_known_worst_case():
+@pytest.mark.parametrize("sizes", [(10, 0.01, 0.1), (5, 0.1, 0.1), (3, 0.01, 10.0), (1, 0.2, 0.1)])
+def test_the_sheets_attack_is_one_setting(network, sizes):
+    model, images = network
+    steps, step_size, epsilon = sizes
+    expected = PGDAttack(nn.CrossEntropyLoss(), *sizes).perturb(model, images)
+    outcome = attack(Threat(epsilon, steps=steps, step_size=step_size), model, images, torch.zeros(8).long())
+    # A step's sign is sign(0) where rounding decides; elsewhere only the last bit of the box may differ.
+    assert ((outcome.images - expected).abs() < 1e-5).float().mean() > 0.999
+
+
+def test_the_sheets_defaults():
+    sheet, ours = PGDAttack(nn.CrossEntropyLoss()), Threat(0.1)
+    assert (ours.steps, ours.step, ours.epsilon) == (sheet.num_steps, sheet.step_size, sheet.epsilon)
+
+
+# --------------------------------------------------------------------------------------------------- the box
+
+
+def test_no_value_leaves_the_box():
+    """Exactly, in float64: float32 arithmetic alone overshoots for many values."""
+    images = torch.randn(64, 3, 16, 16)
+    for epsilon in (0.1, 8 / 255, 0.3, 1e-3):
+        low, high = box(images, epsilon)
+        assert (images.double() - low.double()).max() <= epsilon
+        assert (high.double() - images.double()).max() <= epsilon
+        assert (images.double() - low.double()).min() > epsilon * (1 - 1e-3)
+        assert ((images + epsilon).double() - images.double() > epsilon).float().mean() > 0.02, "why this is needed"
+
+
+@pytest.mark.parametrize("threat", [Threat(0.1, step_size=1), strong(0.1, 6), Threat(0.1, start="uniform", restarts=3)])
+def test_attacked_images_are_inside_it(network, threat):
+    model, images = network
+    outcome = attack(threat, model, images, torch.zeros(8).long())
+    assert (outcome.images.double() - images.double()).abs().max() <= 0.1
+
+
+def test_epsilon_zero_is_the_identity(network):
+    model, images = network
+    for threat in (Threat(0.0), strong(0.0, 4), Threat(0.0, start="uniform", restarts=2, valid=PIXELS)):
+        assert torch.equal(attack(threat, model, images, torch.zeros(8).long()).images, images)
+
+
+def test_valid_pixels_stay_valid():
+    images = torch.rand(4, 3, 8, 8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    low, high = box((images - mean) / std, 1.0, PIXELS)
+    assert (low * std + mean).min() > -1e-6
+    assert (high * std + mean).max() < 1 + 1e-6
+    outside = torch.full((1, 3, 2, 2), 9.0)
+    assert torch.equal(box(outside, 0.0, PIXELS)[0], outside), "an image that is no picture may stay where it is"
+
+
+# ---------------------------------------------------------------------------------------------- known answers
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "margin"])
+@pytest.mark.parametrize("rule", ["sign", "momentum"])
+def test_a_linear_model_has_a_known_worst_case(loss, rule):
     """Of two logits: the corner of the box along the difference of the weights."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
-    images, labels = some()[0], torch.zeros(6, dtype=torch.long)
-    difference = (model[1].weight[1] - model[1].weight[0]).sign().view(3, 2, 2)
-    assert torch.allclose(pgd(0.1, 10)(model, images, labels), images + 0.1 * difference)
+    model, (images, _) = linear(2), some()
+    labels = model(images).argmax(1)
+    difference = (model[1].weight[1 - labels] - model[1].weight[labels]).sign().view_as(images)
+    threat = Threat(0.1, "untargeted", loss, rule=rule, step_size=0.05)
+    assert torch.allclose(attack(threat, model, images, labels).images, images + 0.1 * difference)
 
 
-def test_the_model_stays_as_it_was_also_after_an_error():
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+def test_one_step_is_fgsm():
+    model, (images, labels) = linear(), some()
+    leaf = images.clone().requires_grad_()
+    gradient, = torch.autograd.grad(F.cross_entropy(model(leaf), labels), leaf)
+    outcome = attack(Threat(0.1, "untargeted", steps=1, step_size=0.1), model, images, labels)
+    assert torch.allclose(outcome.images, images + 0.1 * gradient.sign())
+
+
+def test_each_objective_goes_where_it_says():
+    model, (images, labels) = linear(5), some(32)
+    before = model(images).softmax(1)
+    truth, least, most = labels, before.argmin(1), before.argmax(1)
+    targets = (most + 1) % 5
+
+    def change(label, *words, **given):
+        after = model(attack(Threat(0.05, *words, relabel=False), model, images, truth, **given).images).softmax(1)
+        return (after - before).gather(1, label[:, None])
+
+    assert (change(least, "least-likely") > 0).all()
+    assert (change(most, "most-likely") < 0).all()
+    assert (change(truth, "untargeted") < 0).all()
+    assert (change(targets, "targeted", targets=targets) > 0).all()
+    assert (change(targets, "targeted", "margin", targets=targets) > -1e-3).all()
+
+
+def test_a_label_chosen_once_or_in_each_step():
+    """Three logits whose least likely one changes as soon as it is approached."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3, bias=False))
+    model[1].weight.data = torch.eye(3)
+    image = torch.tensor([2.0, 0.0, 0.01]).view(1, 3, 1, 1)
+    label = torch.tensor([0])
+    once = attack(Threat(0.5, step_size=0.1, relabel=False, steps=5), model, image, label).images[0, :, 0, 0]
+    each = attack(Threat(0.5, step_size=0.1, relabel=True, steps=5), model, image, label).images[0, :, 0, 0]
+    assert once[1] == pytest.approx(0.5)
+    assert each[1] < 0.3, "torn between the two"
+
+
+def test_momentum_does_better_than_plain_steps_at_the_same_price(network):
+    model, images = network
+    labels = model(images).argmax(1)
+    deep = [attack(Threat(0.03, "untargeted", rule=rule, step_size=None, steps=20), model, images, labels)
+            for rule in ("sign", "momentum")]
+    plain, momentum = (F.cross_entropy(model(outcome.images), labels) for outcome in deep)
+    assert momentum > plain - 1e-3
+    assert torch.equal(deep[0].passes, deep[1].passes)
+
+
+def test_checkpoints_of_apgd():
+    """Croce and Hein 2020: 22 of 100 first, then 41, 57, 70, 80, 87, 93, 99 (here rounded up)."""
+    assert sorted(checkpoints(100))[:4] == [22, 41, 58, 70]
+    assert max(checkpoints(1000)) <= 1000
+
+
+# ---------------------------------------------------------------------------------------------------- books
+
+
+def test_the_books(network):
+    model, images = network
+    labels = model(images).argmax(1)
+    threat = Threat(0.05, "untargeted", "margin", steps=8, step_size=None, keep="first")
+    outcome = attack(threat, model, images, labels)
+    said = model(outcome.images).argmax(1)
+    assert torch.equal(outcome.success, said != labels)
+    assert outcome.success.sum() > 0, "or this tests nothing"
+    for i, (first, passes) in enumerate(zip(outcome.first_success.tolist(), outcome.passes.tolist())):
+        assert passes == (first if outcome.success[i] else 8)
+        assert outcome.losses[:passes, i].isfinite().all()
+        assert outcome.losses[passes:, i].isnan().all()
+    assert outcome.rate == outcome.after(8) == 100 * outcome.success.float().mean()
+    assert [outcome.after(n) for n in range(9)] == sorted(outcome.after(n) for n in range(9))
+
+
+def test_backward_passes_are_counted_as_they_happen(network, monkeypatch):
+    model, images = network
+    spent, real = [], torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: spent.append(1) or real(*a, **k))
+    outcome = attack(Threat(0.0, "untargeted", steps=7, restarts=5, budget=20), model, images,
+                     model(images).argmax(1))
+    assert len(spent) == 20
+    assert outcome.passes.tolist() == [20] * 8
+    assert outcome.losses.shape == (20, 8)
+
+
+def test_images_that_succeed_are_left_alone():
+    model, (images, _) = linear(2), some(32)
+    said = model(images).argmax(1)
+    labels = torch.where(torch.arange(32) % 2 == 0, said, 1 - said)
+    outcome = attack(Threat(0.0, "untargeted", keep="first", restarts=3), model, images, labels)
+    assert outcome.passes.tolist() == [30, 0] * 16
+    assert outcome.first_success.tolist() == [-1, 0] * 16
+
+
+@pytest.mark.parametrize(("keep", "success", "passes"), [("last", False, 4), ("best", True, 4), ("first", True, 1)])
+def test_what_is_kept_of_a_descent_that_comes_back(keep, success, passes):
+    """A logit that is an even function: two steps reach the goal, two more leave it again."""
+    class Hill(nn.Module):
+        def forward(self, x):
+            x = x.flatten(1)[:, :1]
+            return torch.cat([torch.zeros_like(x), 1 - (x - 1).abs().mul(2) + 0.01 * x], dim=1)
+
+    image = torch.full((1, 3, 1, 1), 0.0)
+    outcome = attack(Threat(9.0, "targeted", steps=4, step_size=1.0, keep=keep), Hill(), image, torch.tensor([0]),
+                     torch.tensor([1]))
+    reached = Hill()(outcome.images).argmax(1).item() == 1
+    assert (outcome.success.item(), reached, outcome.passes.item()) == (success, success, passes)
+    assert outcome.first_success.item() == 1
+
+
+def test_restarts_try_what_withstood_again():
+    """Zero gradients at the image itself; anywhere else the way is clear."""
+    class Flat(nn.Module):
+        def forward(self, x):
+            x = x.flatten(1).sum(1, keepdim=True)
+            return torch.cat([torch.full_like(x, 0.1), x.abs() * (x != 0)], dim=1)
+
+    images, labels = torch.zeros(4, 3, 1, 1), torch.zeros(4).long()
+    plain = attack(Threat(0.2, "untargeted"), Flat(), images, labels)
+    again = attack(Threat(0.2, "untargeted", restarts=2, keep="best"), Flat(), images, labels)
+    assert (plain.rate, again.rate) == (0, 100)
+    assert plain.zero_gradients.tolist() == [1] * 4
+    assert (again.zero_gradients < 1).all()
+    assert again.passes.tolist() == [20] * 4
+
+
+def test_the_loss_falls(network):
+    model, images = network
+    outcome = attack(Threat(0.1, relabel=False), model, images, torch.zeros(8).long())
+    assert (outcome.losses[-1] < outcome.losses[0]).all()
+
+
+# ----------------------------------------------------------------------------------------------------- state
+
+
+def state(model):
+    return ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()],
+            [p.grad for p in model.parameters()], [len(m._forward_hooks) for m in model.modules()],
+            [t.clone() for t in model.state_dict().values()])
+
+
+@pytest.mark.parametrize("threat", [Threat(0.1), strong(0.1, 4), Threat(0.1, start="uniform")])
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_trace_is_left_also_after_an_error(threat, fails):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(16, 3))
     model[1].eval()
-    model[3].bias.requires_grad_(False)
-    images, labels = some()
-
-    def state():
-        return ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()],
-                [b.clone() for b in model.buffers()], [p.grad for p in model.parameters()])
-
-    before = state()
-    n_fgsm(0.1)(model, images, labels)
-    with pytest.raises(RuntimeError), frozen(model):
-        model(torch.zeros(1, 5, 2, 2))
-    after = state()
-    assert before[:2] == after[:2]
-    assert before[3] == after[3]
-    assert all(map(torch.equal, before[2], after[2]))
-
-
-def trained_on(counts, model, kind="fast"):
-    """AdversarialTraining after one epoch each of which so many images withstand; what it said; the weights kept."""
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    training, said, weights = AdversarialTraining(kind, model, 0.1, some()), [], []
-    for epoch, count in enumerate(counts):
-        optimizer.param_groups[0]["lr"] = 0.1 / (epoch + 1)
-        nn.functional.cross_entropy(model(some()[0]), some()[1]).backward()
-        optimizer.step()
-        weights.append((model[1].weight.detach().clone(),
-                        optimizer.state_dict()["state"][0]["momentum_buffer"].clone()))
-        said.append(training.after_epoch(count, optimizer))
-    return training, optimizer, said, weights
-
-
-def test_a_collapse_is_taken_back_and_training_goes_on_in_five_steps():
-    model = linear()
-    training, optimizer, said, weights = trained_on([3, 20, 6, 2], model)
-    assert said[:3] == [None] * 3
-    assert "collapsed: of 6 images 2 withstand PGD, 20 did before" in said[3]
-    assert training.kind == "pgd"
-    assert torch.equal(model[1].weight, weights[2][0])
-    assert torch.equal(optimizer.state_dict()["state"][0]["momentum_buffer"], weights[2][1])
-    assert optimizer.param_groups[0]["lr"] == 0.1 / 4, "the schedule does not go back"
-    assert training.after_epoch(0, optimizer) is None  # nothing to guard any more
-
-
-@pytest.mark.parametrize("counts", [[0, 0, 0], [7, 0], [20, 5, 20, 5], [10, 4]])
-def test_chance_is_no_collapse(counts):
-    """Few images withstand by luck, or a network has learnt nothing yet."""
-    training, _, said, _ = trained_on(counts, linear())
-    assert (training.kind, said) == ("fast", [None] * len(counts))
-
-
-def test_a_resumed_guard_knows_what_was():
-    training, *_ = trained_on([30, 25], linear())
-    model = linear()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    resumed = AdversarialTraining("fast", model, 0.1, some())
-    resumed.load_state_dict(training.state_dict(), optimizer)
-    assert "collapsed" in resumed.after_epoch(3, optimizer)
-    again = AdversarialTraining("fast", model, 0.1, some())
-    again.load_state_dict(resumed.state_dict(), optimizer)
-    assert again.kind == "pgd"
-
-
-def test_confident_networks_keep_their_gradients_in_16_bit():
-    """In fp16 they would vanish, and a network without gradients looks robust."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
-    with torch.no_grad():
-        model[1].weight.mul_(20)
-        images = torch.randn(64, 3, 2, 2)
-        labels = model(images).argmax(1)
-    for dtype in (torch.float16, torch.bfloat16):
-        with torch.autocast("cpu", dtype):
-            sign = attacks.gradient_sign(model, images, labels)
-        exact = attacks.gradient_sign(model.double(), images.double(), labels)
-        model.float()
-        sure = nn.functional.cross_entropy(model(images), labels, reduction="none") > 1e-5
-        assert sure.sum() > 10
-        assert (sign[sure] == exact[sure].float()).float().mean() > 0.97
-
-
-def test_a_network_that_hides_its_gradient_is_found_out():
-    """What a collapsed network is like: strong against the one step, broken by several."""
-    images = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    model = SimpleNet(num_classes=2).eval()
-    with torch.no_grad():
-        labels = model(images).argmax(1)
-    training = AdversarialTraining("fast", model, 0.0, (images, labels))
-    assert training.withstanding() == 32
-    training.check = attacks.pgd(5.0, 5)
-    assert training.withstanding() < 26
-
-
-@pytest.mark.parametrize("kind", ["fast", "pgd"])
-def test_the_driver_trains_on_attacked_images(drive, scenes, monkeypatch, kind):
+    model[4].bias.requires_grad_(False)
     calls = []
-    real = AdversarialTraining.__call__
-
-    def count(self, images, labels):
-        attacked = real(self, images, labels)
-        calls.append((attacked - images).abs().max().item())
-        return attacked
-
-    monkeypatch.setattr(AdversarialTraining, "__call__", count)
-    run = drive(scenes, "--adversarial", kind, "--epochs", 1, "-b", 8, "--epsilon", 0.2)
-    assert run.code == 0, run.out
-    assert len(calls) == 3
-    assert max(calls) <= (0.6 if kind == "fast" else 0.2) + 1e-5
-    resumed = arguments.parse_args([str(scenes), "--resume", str(run.folder / "models/checkpoint.pth.tar")])
-    assert (resumed.adversarial, resumed.epsilon) == (kind, 0.2)  # a resumed run keeps the way it trains
-    assert resumed.saved["adversary"]["kind"] == kind
-    saved = str(run.folder / "models/checkpoint.pth.tar")
-    assert arguments.parse_args([str(scenes), "--resume", saved, "--epsilon", "0"]).epsilon == 0
+    if fails:
+        model[3].register_forward_hook(lambda *_: calls.append(1) or (1 / 0 if len(calls) == 3 else None))
+    images, labels = some()
+    kept, before, chance = images.clone(), state(model), torch.get_rng_state()
+    try:
+        attack(threat, model, images, labels)
+        assert not fails
+    except ZeroDivisionError:
+        assert fails
+    after = state(model)
+    assert before[:4] == after[:4]
+    assert all(map(torch.equal, before[4], after[4]))
+    assert torch.equal(images, kept)
+    assert not images.requires_grad
+    assert torch.equal(torch.get_rng_state(), chance)
 
 
-@pytest.mark.parametrize(("flags", "sentence"), [
-    ("--adversarial fast --model adv-simplenet", "adv-simplenet, which attacks its images by itself"),
-("--adversarial slow", "invalid choice"),
-    ("--adversarial fast --num-steps 3", "--num-steps goes with -a"),
-    ("--adversarial fast -e --resume x", "--adversarial is for training")])
-def test_wrong_flags(drive, scenes, flags, sentence):
-    run = drive(scenes, *flags.split())
-    assert (run.code, sentence in run.out) == (2, True), run.out
+def test_a_seed_repeats_an_attack(network):
+    model, images = network
+    first, again, other = (attack(Threat(0.1, start="uniform", seed=seed), model, images, torch.zeros(8).long()).images
+                           for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_it_works_where_gradients_are_off(network):
+    model, images = network
+    with torch.no_grad():
+        inside = attack(Threat(0.1), model, images, torch.zeros(8).long()).images
+    assert not inside.requires_grad
+    assert torch.equal(inside, attack(Threat(0.1), model, images, torch.zeros(8).long()).images)
+
+
+@pytest.mark.parametrize(("make", "sentence"), [
+    (lambda: Threat(0.1, "least"), "objective is 'least'; it has to be one of least-likely, most-likely"),
+    (lambda: Threat(0.1, rule="adam"), "rule is 'adam'; it has to be one of sign, momentum"),
+    (lambda: Threat(-0.1), "epsilon is -0.1; it has to be a finite number of at least 0"),
+    (lambda: Threat(math.nan), "epsilon is nan"), (lambda: Threat(0.1, steps=0), "steps is 0"),
+    (lambda: Threat(0.1, budget=0), "budget is 0"),
+    (lambda: attack(Threat(0.1, "targeted"), linear(), *some()), "'targeted' goes with targets"),
+    (lambda: attack(Threat(0.1), linear(), *some(), targets=some()[1]), "'least-likely' goes without targets")])
+def test_errors(make, sentence):
+    with pytest.raises(ValueError, match=sentence.replace("(", r"\(")):
+        make()
+
+
+def test_attempts_share_the_budget():
+    assert Threat(0.1, steps=40, restarts=3, budget=100).attempts == [40, 40, 20]
+    assert Threat(0.1, steps=40, restarts=3, budget=80).attempts == [40, 40]
+    assert Threat(0.1, steps=40, restarts=2).attempts == [40, 40]
+    assert attacks.Threat(0.5, step_size=None, steps=5).step == 0.25

@@ -120,7 +120,7 @@ def test_the_starter_is_fit_to_be_handed_out(tmp_path, capsys):
 def test_flags_that_need_the_solution_say_so(tmp_path):
     starter.write(tmp_path / "hw2")
     for flags, words in (("--use-custom-conv flat", "needs flat_conv.py, which is part of the solution"),
-                         ("--adversarial fast", "needs attacks.py, which is part of the solution")):
+                         ("--adversarial fast", "needs adversarial_training.py, which is part of the solution")):
         script = ("import demo_data, main\ndemo_data.main(['../d', '--train', '20', '--val', '10'])\n"
                   f"main.main(['../d', '--epochs', '1', '-b', '10', '--logs', '../logs', *{flags.split()!r}])")
         done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path / "hw2/code", capture_output=True, text=True)

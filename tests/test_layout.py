@@ -16,6 +16,7 @@ FORBIDDEN = {
     "custom_transforms": set(MODULES) - {"utils"},
     "figures": {"main", "engine", "models", "student_code"},
     "metrics": set(MODULES), "flat_conv": set(MODULES), "attacks": set(MODULES),
+    "adversarial_training": set(MODULES) - {"attacks"}, "explain": set(MODULES) - {"attacks", "custom_blocks"},
     "data_cache": {"main", "engine", "models", "student_code", "checkpoint"},
     "batch_transforms": set(MODULES) - {"custom_transforms"},
 }

@@ -1,0 +1,180 @@
+"""-a --self-check: is what this attack says about robustness to be believed? A table of passed and failed.
+
+The list is that of honest evaluation (Carlini et al. 2019; Croce and Hein 2020; Pintor et al. 2022). Every line is
+measured, on a few hundred images, with the attack in question; where a second opinion is due, with the strong setting
+of attacks.py.
+"""
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import attacks
+
+IMAGES = 200
+LITTLE = 2.0  # percentage points: four images
+
+
+@dataclass
+class Check:
+    """One line: whether it `passed`, the `figures` that say so, and what to do if not."""
+
+    name: str
+    passed: bool
+    figures: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"  {'passed' if self.passed else 'FAILED'}  {self.name:36}{self.figures}" + (
+            "" if self.passed else f"\n          -> {self.advice}")
+
+
+def sample(dataset: Dataset, count: int = IMAGES) -> tuple[Tensor, Tensor]:
+    """Images and labels from all over the data set, at even distances."""
+    chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist()
+    images, labels = zip(*(dataset[i] for i in chosen))
+    return torch.stack(images), torch.tensor(labels)
+
+
+class SelfCheck:
+    """Judge the attack that `make(num_steps=, step_size=, epsilon=)` makes, at these settings, on these images.
+
+    `autocast()` is what the attack looks for its gradients in; what it reached is computed in fp32.
+    """
+
+    def __init__(self, make: Callable, num_steps: int, step_size: float, epsilon: float, model: nn.Module,
+                 images: Tensor, labels: Tensor, autocast: Callable[[], AbstractContextManager], batch: int = 64):
+        self.make, self.steps, self.step, self.epsilon = make, num_steps, step_size, epsilon
+        self.model, self.images, self.labels, self.autocast, self.batch = model, images, labels, autocast, batch
+        self.rates: dict[tuple, float] = {}  # by settings
+        self.attempts = [self.mistaken(images)]  # which images were fooled, by everything tried within epsilon
+
+    def run(self) -> list[Check]:
+        return [self.identity(), self.box(), self.state(), self.noise(), self.more_steps(), self.more_epsilon(),
+                self.unbounded(), self.doubled_steps(), *self.reference(), self.gradients()]
+
+    # ---------------------------------------------------------------------------------------- measuring
+
+    def attacked(self, num_steps: int, step_size: float, epsilon: float) -> Tensor:
+        attack = self.make(num_steps=num_steps, step_size=step_size, epsilon=epsilon)
+        with self.autocast():
+            return torch.cat([attack.perturb(self.model, x).detach() for x in self.images.split(self.batch)])
+
+    def mistaken(self, images: Tensor) -> Tensor:
+        with attacks.frozen(self.model), torch.no_grad():
+            said = torch.cat([self.model(x).argmax(1) for x in images.split(self.batch)])
+        return said != self.labels
+
+    def rate(self, steps: float = 1, epsilon: float = 1) -> float:
+        """Percentage fooled with so many times the steps and the epsilon; the step size follows epsilon."""
+        key = max(1, round(self.steps * steps)), self.step * epsilon, self.epsilon * epsilon
+        if key not in self.rates:
+            self.rates[key] = self.enter(self.mistaken(self.attacked(*key)), epsilon <= 1)
+        return self.rates[key]
+
+    def strong_rate(self, restarts: int) -> float:
+        """The same for the strong setting, with five times the steps."""
+        threat, reached = attacks.strong(self.epsilon, 5 * self.steps, restarts), []
+        for images, labels in zip(self.images.split(self.batch), self.labels.split(self.batch)):
+            with self.autocast():
+                reached.append(attacks.attack(threat, self.model, images, labels).images)
+        return self.enter(self.mistaken(torch.cat(reached)), True)
+
+    def enter(self, fooled: Tensor, within: bool) -> float:
+        if within:
+            self.attempts.append(fooled)
+        return percent(fooled)
+
+    # ----------------------------------------------------------------------------------------- the list
+
+    def identity(self) -> Check:
+        change = (self.attacked(self.steps, self.step, 0.0) - self.images).abs().max().item()
+        return Check("epsilon 0 changes nothing", change == 0, f"largest change {change:.2g}",
+                     "clip to the box around the original image after each step")
+
+    def box(self) -> Check:
+        change = (self.attacked(self.steps, self.step, self.epsilon).double() - self.images.double()).abs()
+        beyond = percent(change > self.epsilon)
+        return Check("no value leaves the box", change.max() <= self.epsilon * (1 + 1e-5),
+                     f"largest change {change.max():.7f} of {self.epsilon:g}; {beyond:.1f} % of the values beyond it"
+                     " (float32 rounds)", "clip to image +- epsilon after each step")
+
+    def state(self) -> Check:
+        before = copy.deepcopy(_state(self.model))
+        self.make().perturb(self.model, self.images[:2])
+        same = all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(before, _state(self.model)))
+        return Check("the model is what it was", same, "weights, buffers, gradients, modes, random state compared",
+                     "attack in evaluation mode, with torch.autograd.grad by the input, and put the modes back")
+
+    def noise(self) -> Check:
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(0, 2, self.images.shape, generator=generator).to(self.images) * 2 - 1
+        clean, noise = (percent(self.mistaken(images)) for images in (self.images, self.images + self.epsilon * signs))
+        return Check("random noise does worse", noise < self.rate(),
+                     f"wrong: clean {clean:.1f} %, noise {noise:.1f} %, attacked {self.rate():.1f} %",
+                     "it does no more than noise: look at the sign of the step and at the label")
+
+    def more_steps(self) -> Check:
+        rates = [self.rate(steps=factor) for factor in (0.2, 0.5, 1, 2)]
+        counts = [max(1, round(self.steps * factor)) for factor in (0.2, 0.5, 1, 2)]
+        return Check("more steps are never worse", rising(rates), f"{row(counts)} steps: {row(rates)} % fooled",
+                     "take smaller steps: these jump over what they look for")
+
+    def more_epsilon(self) -> Check:
+        rates = [self.rate(epsilon=factor) for factor in (0.25, 0.5, 1, 2)]
+        sizes = [f"{self.epsilon * factor:g}" for factor in (0.25, 0.5, 1, 2)]
+        return Check("success rises with epsilon", rising(rates) and rates[-1] > rates[0],
+                     f"epsilon {row(sizes)}: {row(rates)} % fooled", "a larger box holds the smaller one: the attack "
+                     "does not use it; take more steps")
+
+    def unbounded(self) -> Check:
+        rate = self.rate(steps=5, epsilon=100)
+        return Check("without a bound all are fooled", rate > 99, f"epsilon {100 * self.epsilon:g}: {rate:.1f} % fooled",
+                     "gradients are hidden from the attack, or it walks in circles")
+
+    def doubled_steps(self) -> Check:
+        once, twice = self.rate(), self.rate(steps=2)
+        return Check("doubling the steps changes little", abs(twice - once) <= LITTLE,
+                     f"{once:.1f} -> {twice:.1f} % fooled", "not converged: report it with more --num-steps")
+
+    def reference(self) -> list[Check]:
+        """Against the strong setting; robust is what every attempt together leaves."""
+        once, twice = self.strong_rate(restarts=1), self.strong_rate(restarts=2)
+        robust = 100 - percent(torch.stack(self.attempts).any(0))
+        return [Check("a second start changes little", abs(twice - once) <= LITTLE,
+                      f"strong setting: {once:.1f} -> {twice:.1f} % fooled", "take more restarts"),
+                Check("a strong attack finds little more", self.rate() >= twice - LITTLE,
+                      f"{self.rate():.1f} % fooled by this one, {twice:.1f} % by the strong setting; {robust:.1f} % "
+                      "withstand every attempt", "what this attack leaves is not robustness; what every attempt leaves "
+                      "comes closer to it")]
+
+    def gradients(self) -> Check:
+        outcome = attacks.attack(attacks.Threat(self.epsilon, "untargeted", steps=1), self.model,
+                                 self.images[: self.batch], self.labels[: self.batch])
+        zero = 100 * outcome.zero_gradients.mean().item()
+        return Check("gradients are there", zero < 5, f"{zero:.2f} % of the loss's gradient by the image is exactly 0",
+                     "the loss is flat: attack the margin of the logits instead, or in float64")
+
+
+def _state(model: nn.Module) -> list:
+    return [*model.state_dict().values(), torch.get_rng_state(), [m.training for m in model.modules()],
+            [p.requires_grad for p in model.parameters()], [p.grad is None for p in model.parameters()]]
+
+
+def percent(flags: Tensor) -> float:
+    return 100 * flags.float().mean().item()
+
+
+def rising(rates: list[float]) -> bool:
+    """Up to a slip of half a point: one image."""
+    return all(after >= before - 0.5 for before, after in pairwise(rates))
+
+
+def row(values: list) -> str:
+    return ", ".join(value if isinstance(value, str) else f"{value:.4g}" for value in values)
