@@ -9,7 +9,9 @@ from torch import Tensor
 
 from utils import denormalize, writing
 
-TRAIN, VAL = "#0072b2", "#d55e00"  # blue and vermilion of Okabe and Ito: apart for colour-blind readers as well
+# Okabe and Ito's colours, apart for colour-blind readers as well: blue, vermilion, green, orange, purple, sky, black.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
+TRAIN, VAL = COLOURS[:2]
 
 
 def save(figure: Figure, path: str | os.PathLike, dpi: int = 110) -> None:
@@ -43,6 +45,64 @@ def curves(history: Sequence[dict], title: str = "") -> Figure:
     for axis in figure.axes:
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title)
+    return figure
+
+
+def several_runs(runs: dict[str, dict], title: str = "") -> Figure:
+    """Top-1, top-5, learning rate and loss of several runs over the epochs, a colour each; training is dashed.
+
+    `runs` is {name: {(measure, split): (epochs, values)}} with the measures top1, top5, loss (train, val) and rate.
+    """
+    figure = Figure(figsize=(9.6, 6.8), layout="constrained")
+    panels = {"top1": "top-1 accuracy (%)", "top5": "top-5 accuracy (%)", "rate": "learning rate",
+              "loss": "cross-entropy loss"}
+    for axis, (measure, label) in zip(figure.subplots(2, 2).flat, panels.items()):
+        for (name, series), colour in zip(runs.items(), COLOURS * len(runs)):
+            for split, style in (("train", "--"), ("val", "-")):
+                if (measure, split) in series:
+                    axis.plot(*series[measure, split], style, color=colour, linewidth=1.3,
+                              label=name if split == "val" or measure == "rate" else None)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.grid(alpha=0.3)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
+    figure.suptitle(title or "validation solid, training (augmented images) dashed")
+    return figure
+
+
+def lines(panels: dict[str, dict[str, tuple]], xlabels: Sequence[str], ylabel: str, title: str = "") -> Figure:
+    """A panel for each of {panel: {line: (xs, ys) or (xs, ys, lows, highs)}}, all on one scale of 0 to 100."""
+    figure = Figure(figsize=(4.7 * len(panels) + 0.2, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (panel, series), xlabel in zip(axes, panels.items(), xlabels):
+        for (name, (xs, ys, *band)), colour, mark in zip(series.items(), COLOURS, "osD^vP*"):
+            axis.plot(xs, ys, color=colour, marker=mark, markersize=4, label=name)
+            if band:
+                axis.fill_between(xs, *band, color=colour, alpha=0.15, linewidth=0)
+        axis.set(xlabel=xlabel, title=panel, ylim=(0, 102))
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False, fontsize=8)
+    axes[0].set_ylabel(ylabel)
+    figure.suptitle(title)
+    return figure
+
+
+def bars(panels: dict[str, dict[str, Sequence[float]]], groups: Sequence[str], ylabel: str, title: str = "") -> Figure:
+    """Grouped bars, a panel below the other for {panel: {series: a value for each group}}, from 0 to 100."""
+    figure = Figure(figsize=(max(7.0, 1.35 * len(groups) + 1), 2.9 * len(panels) + 0.7), layout="constrained")
+    for axis, (panel, series) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items()):
+        width = 0.82 / len(series)
+        for place, ((name, values), colour) in enumerate(zip(series.items(), COLOURS)):
+            at = [group + (place - (len(series) - 1) / 2) * width for group in range(len(groups))]
+            drawn = axis.bar(at, values, width, color=colour, label=name, edgecolor="white", linewidth=0.5)
+            axis.bar_label(drawn, fmt="%.0f", fontsize=7)
+        axis.set_xticks(range(len(groups)), groups, fontsize=8)
+        axis.set(ylabel=ylabel, title=panel, ylim=(0, 108))
+        axis.grid(axis="y", alpha=0.3)
+        axis.set_axisbelow(True)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=9)
     figure.suptitle(title)
     return figure
 
@@ -85,6 +145,75 @@ def overlay_rows(images: Tensor, saliency: Tensor, overlay: Tensor, captions: Se
         show(axes[3 * line + 2, column], blended[i])
     for axis in axes.flat:
         axis.set_axis_off()
+    figure.suptitle(title)
+    return figure
+
+
+def map_rows(images: Tensor, maps: Tensor, captions: Sequence[str], name: str, title: str = "") -> Figure:
+    """A row for each image: input, map, and the blend of both, with the map enlarged smoothly and in blocks.
+
+    images N,3,H,W normalised; maps N,h,w, each stretched to its own range. `name` is what the map is called.
+    """
+    figure = Figure(figsize=(8.4, 2.3 * len(images) + 0.4), layout="constrained")
+    extent = 0, images.shape[3], images.shape[2], 0
+    for axes, image, heat, caption in zip(figure.subplots(len(images), 4, squeeze=False), pixels(images),
+                                          maps.detach().cpu().numpy(), captions):
+        first = axes is figure.axes[0] or axes[0] is figure.axes[0]
+        heads = ("input", f"{name} ({heat.shape[0]} x {heat.shape[1]})", "blend, bilinear", "blend, nearest")
+        show(axes[0], image, heads[0] if first else "", caption)
+        show(axes[1], heat, heads[1] if first else "", cmap="magma", extent=extent, interpolation="nearest")
+        for axis, way, head in zip(axes[2:], ("bilinear", "nearest"), heads[2:]):
+            show(axis, image, head if first else "", extent=extent)
+            axis.imshow(heat, cmap="magma", alpha=0.5, extent=extent, interpolation=way)
+    figure.suptitle(title)
+    return figure
+
+
+def map_grid(image: Tensor, layers: dict[str, np.ndarray], captions: dict[str, Sequence[str]],
+             title: str = "") -> Figure:
+    """The input 1,3,H,W, and beside it a row of feature maps for each of {layer: K,h,w in [0, 1]}, with captions."""
+    columns = 1 + max(len(maps) for maps in layers.values())
+    figure = Figure(figsize=(1.6 * columns + 0.3, 2.0 * len(layers) + 0.4), layout="constrained")
+    grid = figure.subplots(len(layers), columns, squeeze=False)
+    for axes, (layer, maps) in zip(grid, layers.items()):
+        for axis in (axes[0], *axes[1 + len(maps) :]):
+            axis.set_axis_off()
+        for axis, values, caption in zip(axes[1:], maps, captions[layer]):
+            show(axis, values, caption=caption, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes[1].set_ylabel(f"{layer}\n{maps.shape[1]} x {maps.shape[2]}", fontsize=8)
+    grid[0, 0].set_axis_on()
+    show(grid[0, 0], pixels(image)[0], caption="input")
+    figure.suptitle(title)
+    return figure
+
+
+def mosaic(filters: Tensor, columns: int = 16, title: str = "") -> Figure:
+    """Filters N,3,K,K in [0, 1], `columns` to a row."""
+    tiles = filters.cpu().permute(0, 2, 3, 1).numpy()
+    rows = -(-len(tiles) // columns)
+    figure = Figure(figsize=(0.58 * columns, 0.58 * rows + 0.45))
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.08, "hspace": 0.08})
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, tile in zip(axes.flat, tiles):
+        axis.imshow(tile, interpolation="nearest")
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.45 / (0.58 * rows + 0.45))
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def class_examples(rows: dict[str, tuple[Tensor, Sequence[str], Sequence[bool]]], title: str = "") -> Figure:
+    """A row of images for each class: {row title: (images N,3,H,W, captions, right)}; wrong ones have a frame."""
+    columns = max(len(captions) for _, captions, _ in rows.values())
+    figure = Figure(figsize=(1.62 * columns + 0.5, 1.95 * len(rows) + 0.4), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, (name, (images, captions, right)) in zip(grid, rows.items()):
+        for axis in axes[len(captions) :]:
+            axis.set_axis_off()
+        for axis, image, caption, fine in zip(axes, pixels(images), captions, right):
+            show(axis, image, caption=caption)
+            axis.spines[:].set(color=TRAIN if fine else VAL, linewidth=1 if fine else 3)
+        axes[0].set_ylabel(name, fontsize=8)
     figure.suptitle(title)
     return figure
 

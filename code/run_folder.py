@@ -87,7 +87,7 @@ class RunFolder:
         """NAME.json, with the versions and the command that made it; NaN is written as null."""
         if self.active:
             with writing(self.path / f"{name}.json") as part:
-                part.write_text(json.dumps(_plain({**content, "made_by": provenance()}), indent=1) + "\n")
+                part.write_text(json.dumps(plain({**content, "made_by": provenance()}), indent=1) + "\n")
 
     def class_report(self, summary: dict, names: list[str]) -> None:
         """Confusion matrix and per-class accuracy of a `metrics.summarize`, as pictures."""
@@ -102,8 +102,9 @@ class RunFolder:
 
 def provenance() -> dict:
     """What one needs to know to make a result again."""
+    module = getattr(sys.modules["__main__"].__spec__, "name", None)  # python -m labs.sweep
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([f"-m {module}" if module else Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": _commit(), "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -119,10 +120,10 @@ def _commit() -> str | None:
         return None
 
 
-def _plain(value):
+def plain(value):
     """The same, with NaN and infinity as None: JSON has no words for them."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

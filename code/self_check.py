@@ -102,8 +102,8 @@ class SelfCheck:
         change = (self.attacked(self.steps, self.step, self.epsilon).double() - self.images.double()).abs()
         beyond = percent(change > self.epsilon)
         return Check("no value leaves the box", change.max() <= self.epsilon * (1 + 1e-5),
-                     f"largest change {change.max():.7f} of {self.epsilon:g}; {beyond:.1f} % of the values beyond it"
-                     " (float32 rounds)", "clip to image +- epsilon after each step")
+                     f"largest change {change.max():.7f} of {self.epsilon:g}; {beyond:.1f} % of values beyond it by "
+                     "rounding", "clip to image +- epsilon after each step")
 
     def state(self) -> Check:
         before = copy.deepcopy(_state(self.model))
@@ -135,7 +135,8 @@ class SelfCheck:
 
     def unbounded(self) -> Check:
         rate = self.rate(steps=5, epsilon=100)
-        return Check("without a bound all are fooled", rate > 99, f"epsilon {100 * self.epsilon:g}: {rate:.1f} % fooled",
+        return Check("without a bound all are fooled", rate > 99,
+                     f"epsilon {100 * self.epsilon:g}: {rate:.1f} % fooled",
                      "gradients are hidden from the attack, or it walks in circles")
 
     def doubled_steps(self) -> Check:
@@ -172,7 +173,7 @@ def percent(flags: Tensor) -> float:
 
 
 def rising(rates: list[float]) -> bool:
-    """Up to a slip of half a point: one image."""
+    """Up to a slip of half a point: one image in 200."""
     return all(after >= before - 0.5 for before, after in pairwise(rates))
 
 

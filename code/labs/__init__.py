@@ -1,0 +1,1 @@
+"""Tables and figures of the sheets, a file for each: python -m labs.NAME --help, from the folder code/."""

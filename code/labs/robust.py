@@ -1,0 +1,58 @@
+"""Does adversarial training make a network robust? From one checkpoint: trained on attacked images, or as long without.
+
+Document 001, section 5.3, and document 000, table 3: a network, the same after N more epochs on adversarial images, and
+a control after N more epochs on clean ones; clean and attacked, by the sheet's attack and by a strong one.
+"""
+
+import checkpoint
+import models
+from attacks import Threat, strong
+from labs import attacked, common
+from utils import BadInput
+
+WAYS = {"sheet": ("--model", "adv-simplenet"), "pgd": ("--adversarial", "pgd"), "fast": ("--adversarial", "fast")}
+
+
+def train(args) -> dict[str, str]:
+    """{what tables call it: checkpoint} of the network before, the control, and the robust one."""
+    name = models.name_of(checkpoint.load(args.resume))
+    if args.by == "sheet" and name not in ("simplenet", "adv-simplenet"):
+        raise BadInput(f"--by sheet trains AdvSimpleNet, and {args.resume} is {name}; take --by pgd or --by fast")
+    logs = args.logs or args.out / "runs"
+    logs.mkdir(parents=True, exist_ok=True)
+    common_flags = (args.data, "--resume", args.resume, "--start-epoch", "0", "--epochs", str(args.epochs), "--lr",
+                    str(args.lr), "--warmup", "1", "-b", str(args.train_batch), "--seed", str(args.seed),
+                    *(("--gpu", str(args.gpu)) if args.gpu is not None else ()))
+    folders = {f"{name} + {args.epochs} clean epochs": common.drive(logs, *common_flags, "--model", name),
+               f"{name} + {args.epochs} adversarial": common.drive(
+                   logs, *common_flags, *WAYS[args.by], *(("--model", name) if args.by != "sheet" else ()))}
+    return {name: args.resume, **{title: str(folder / "models" / checkpoint.LAST) for title, folder in folders.items()}}
+
+
+def job(args) -> None:
+    networks = train(args)
+    opened = common.open_trained(args, list(networks.values()), list(networks))
+    rows = []
+    for threat, name in ((Threat(0.1), "sheet's"), (strong(0.1), "strong")):
+        rows += [{"attack": name, **attacked.measure(network, threat)} for network in opened]
+    title = f"{len(opened[0].labels):,} validation images; sheet's attack"
+    pictures = {"robust": attacked.figure(rows[:3], f"{title}: {attacked.describe(Threat(0.1))}"),
+                "robust_strong": attacked.figure(rows[3:], f"strong attack: {attacked.describe(strong(0.1))}")}
+    common.publish(args, "robust", rows, pictures, by=args.by, epochs=args.epochs, seed=args.seed)
+
+
+def main(argv=None) -> None:
+    parser = common.parser("robust", __doc__, resume="one")
+    parser.add_argument("--by", choices=WAYS, default="sheet", help="sheet: AdvSimpleNet; pgd, fast: --adversarial of "
+                        "main.py, for any network (default: sheet)")
+    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="more epochs for each (default: 10)")
+    parser.add_argument("--lr", type=float, default=0.01, metavar="LR", help="peak learning rate (default: 0.01)")
+    parser.add_argument("--train-batch", type=int, default=64, metavar="N", help="images a step (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of both trainings (default: 0)")
+    parser.add_argument("--logs", type=common.Path, metavar="DIR",
+                        help="where the two run folders go (default: OUT/runs)")
+    common.run("robust", job, parser, argv)
+
+
+if __name__ == "__main__":
+    main()
