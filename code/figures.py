@@ -65,10 +65,21 @@ def several_runs(runs: dict[str, dict], title: str = "") -> Figure:
                               label=name if split == "val" or measure == "rate" else None)
         axis.set(xlabel="epoch", ylabel=label)
         axis.grid(alpha=0.3)
+    cut_spikes(figure.axes[3])
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     figure.suptitle(title or "validation solid, training (augmented images) dashed")
     return figure
+
+
+def cut_spikes(axis) -> None:
+    """End the scale where all but 3 % of the points are, if a few lie far above, and say how far."""
+    values = np.concatenate([line.get_ydata() for line in axis.get_lines()] or [[0.0]])
+    usual, highest = 1.3 * np.quantile(values, 0.97), values.max()
+    if highest > 2 * usual:
+        axis.set_ylim(top=usual)
+        axis.text(0.98, 0.96, f"largest value {highest:,.0f}, off the scale", transform=axis.transAxes, ha="right",
+                  va="top", fontsize=8)
 
 
 def lines(panels: dict[str, dict[str, tuple]], xlabels: Sequence[str], ylabel: str, title: str = "") -> Figure:

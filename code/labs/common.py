@@ -29,8 +29,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # ------------------------------------------------------------------------------------------- flags
 
 
-def parser(name: str, doc: str, data: bool = True, resume: str | None = None) -> argparse.ArgumentParser:
-    """The flags of every lab; `resume`: whether it takes "one" checkpoint or "several"."""
+def parser(name: str, doc: str, data: bool = True, resume: str | None = None,
+           trains: dict | None = None) -> argparse.ArgumentParser:
+    """The flags of every lab; `resume`: whether it takes "one" checkpoint or "several"; `trains`: defaults of main.py's
+    flags, for those that train."""
     made = argparse.ArgumentParser(prog=f"python -m labs.{name}", description=doc.split("\n\n")[0],
                                    allow_abbrev=False)
     if data:
@@ -44,6 +46,14 @@ def parser(name: str, doc: str, data: bool = True, resume: str | None = None) ->
     elif resume == "several":
         made.add_argument("--resume", required=True, nargs="+", metavar="PATH", help="checkpoints of the networks")
         made.add_argument("--names", nargs="+", metavar="NAME", help="what to call them (default: by their model)")
+    if trains is not None:
+        made.add_argument("--epochs", type=int, metavar="N", help="of each training (default: %(default)s)")
+        made.add_argument("--lr", type=float, metavar="LR", help="peak learning rate (default: %(default)s)")
+        made.add_argument("--train-batch", type=int, default=64, metavar="N", help="images a step (default: 64)")
+        made.add_argument("--seed", type=int, default=0, metavar="N", help="of all trainings (default: 0)")
+        made.add_argument("--logs", type=Path, default=ROOT / "logs/labs", metavar="DIR", help="where the run folders "
+                          "go (default: logs/labs)")
+        made.set_defaults(**trains)
     made.add_argument("--out", type=Path, default=ROOT / "results/labs" / name, metavar="DIR",
                       help=f"where table and figure go (default: results/labs/{name})")
     made.add_argument("--gpu", type=int, metavar="N", help="CUDA device, -1 for the CPU (default: the best there is)")
@@ -165,14 +175,16 @@ def open_one(args: argparse.Namespace, path: str, images: Tensor, labels: Tensor
     return Trained(name, name, model.to(memory_format=layout), saved, images, labels, names, machine, args.batch_size)
 
 
-def drive(logs: Path, *flags: str) -> Path:
-    """Run main.py as a user would, showing the command, and return the run folder that it made."""
-    before = set(logs.glob("exp_*"))
-    print(f"\n$ python main.py {' '.join(flags)}", flush=True)
-    code = subprocess.run([sys.executable, "main.py", *flags, "--logs", str(logs)], cwd=ROOT / "code").returncode
+def train(args: argparse.Namespace, *flags: str) -> Path:
+    """Run main.py as a user would, with a lab's own flags and these, and return the run folder that it made."""
+    before, machine = set(args.logs.glob("exp_*")), () if args.gpu is None else ("--gpu", str(args.gpu))
+    command = ["main.py", args.data, "--epochs", str(args.epochs), "--lr", str(args.lr), "-b", str(args.train_batch),
+               "--seed", str(args.seed), *machine, *flags, "--logs", str(args.logs)]
+    print(f"\n$ python {' '.join(command)}", flush=True)
+    code = subprocess.run([sys.executable, str(ROOT / "code/main.py"), *command[1:]]).returncode
     if code:
         raise BadInput(f"main.py ended with exit code {code}; what it said stands above")
-    return (set(logs.glob("exp_*")) - before).pop()
+    return (set(args.logs.glob("exp_*")) - before).pop()
 
 
 # ------------------------------------------------------------------------------------ what comes out

@@ -14,14 +14,10 @@ KINDS = {"nn.Conv2d": (), "own (unfold)": ("--use-custom-conv", "unfold"), "own 
 
 
 def job(args) -> None:
-    logs = args.out / "runs"
-    logs.mkdir(parents=True, exist_ok=True)
     dataset, names = open_split(args.data, "val", common.models.student_transforms("val"))
     size, rows, runs = dataset[0][0].shape[-1], [], {}
     for kind, flags in KINDS.items():
-        folder = common.drive(logs, args.data, "--model", "simplenet", "--epochs", str(args.epochs), "-b",
-                              str(args.train_batch), "--lr", str(args.lr), "--seed", str(args.seed), *flags,
-                              *(("--gpu", str(args.gpu)) if args.gpu is not None else ()))
+        folder = common.train(args, "--model", "simplenet", *flags)
         history = json.loads((folder / "results.json").read_text(encoding="utf-8"))["history"]
         speed = statistics.median(row["images_per_second"] for row in history)
         spent = cost.measure("simplenet", len(names), size, args.train_batch, flags[1] if flags else None, args.gpu)
@@ -38,11 +34,7 @@ def job(args) -> None:
 
 
 def main(argv=None) -> None:
-    parser = common.parser("convolutions", __doc__)
-    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="of each training (default: 10)")
-    parser.add_argument("--lr", type=float, default=0.05, metavar="LR", help="peak learning rate (default: 0.05)")
-    parser.add_argument("--train-batch", type=int, default=64, metavar="N", help="images a step (default: 64)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all three (default: 0)")
+    parser = common.parser("convolutions", __doc__, trains={"epochs": 10, "lr": 0.05})
     common.run("convolutions", job, parser, argv)
 
 

@@ -18,14 +18,10 @@ def train(args) -> dict[str, str]:
     name = models.name_of(checkpoint.load(args.resume))
     if args.by == "sheet" and name not in ("simplenet", "adv-simplenet"):
         raise BadInput(f"--by sheet trains AdvSimpleNet, and {args.resume} is {name}; take --by pgd or --by fast")
-    logs = args.logs or args.out / "runs"
-    logs.mkdir(parents=True, exist_ok=True)
-    common_flags = (args.data, "--resume", args.resume, "--start-epoch", "0", "--epochs", str(args.epochs), "--lr",
-                    str(args.lr), "--warmup", "1", "-b", str(args.train_batch), "--seed", str(args.seed),
-                    *(("--gpu", str(args.gpu)) if args.gpu is not None else ()))
-    folders = {f"{name} + {args.epochs} clean epochs": common.drive(logs, *common_flags, "--model", name),
-               f"{name} + {args.epochs} adversarial": common.drive(
-                   logs, *common_flags, *WAYS[args.by], *(("--model", name) if args.by != "sheet" else ()))}
+    flags = "--resume", args.resume, "--start-epoch", "0", "--warmup", "1"
+    ways = WAYS[args.by] if args.by == "sheet" else (*WAYS[args.by], "--model", name)
+    folders = {f"{name} + {args.epochs} clean epochs": common.train(args, *flags, "--model", name),
+               f"{name} + {args.epochs} adversarial": common.train(args, *flags, *ways)}
     return {name: args.resume, **{title: str(folder / "models" / checkpoint.LAST) for title, folder in folders.items()}}
 
 
@@ -42,15 +38,9 @@ def job(args) -> None:
 
 
 def main(argv=None) -> None:
-    parser = common.parser("robust", __doc__, resume="one")
+    parser = common.parser("robust", __doc__, resume="one", trains={"epochs": 10, "lr": 0.01})
     parser.add_argument("--by", choices=WAYS, default="sheet", help="sheet: AdvSimpleNet; pgd, fast: --adversarial of "
                         "main.py, for any network (default: sheet)")
-    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="more epochs for each (default: 10)")
-    parser.add_argument("--lr", type=float, default=0.01, metavar="LR", help="peak learning rate (default: 0.01)")
-    parser.add_argument("--train-batch", type=int, default=64, metavar="N", help="images a step (default: 64)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of both trainings (default: 0)")
-    parser.add_argument("--logs", type=common.Path, metavar="DIR",
-                        help="where the two run folders go (default: OUT/runs)")
     common.run("robust", job, parser, argv)
 
 
