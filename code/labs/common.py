@@ -37,6 +37,7 @@ def parser(name: str, doc: str, data: bool = True, resume: str | None = None,
                                    allow_abbrev=False)
     if data:
         made.add_argument("data", metavar="DIR", help="data, as for main.py")
+    if data and resume:
         made.add_argument("--images", type=int, metavar="N", help="take so many validation images, from all over the "
                           "split (default: all)")
         made.add_argument("-b", "--batch-size", type=int, default=100, metavar="N",
