@@ -71,9 +71,10 @@ class SelfCheck:
             said = torch.cat([self.model(x).argmax(1) for x in images.split(self.batch)])
         return said != self.labels
 
-    def rate(self, steps: float = 1, epsilon: float = 1) -> float:
-        """Percentage fooled with so many times the steps and the epsilon; the step size follows epsilon."""
-        key = max(1, round(self.steps * steps)), self.step * epsilon, self.epsilon * epsilon
+    def rate(self, steps: float = 1, epsilon: float = 1, step: float | None = None) -> float:
+        """Percentage fooled with so many times the steps and the epsilon; by default the step size follows epsilon."""
+        step = epsilon if step is None else step
+        key = max(1, round(self.steps * steps)), self.step * step, self.epsilon * epsilon
         if key not in self.rates:
             self.rates[key] = self.enter(self.mistaken(self.attacked(*key)), epsilon <= 1)
         return self.rates[key]
@@ -101,12 +102,12 @@ class SelfCheck:
     def box(self) -> Check:
         change = (self.attacked(self.steps, self.step, self.epsilon).double() - self.images.double()).abs()
         beyond = percent(change > self.epsilon)
-        return Check("no value leaves the box", change.max() <= self.epsilon * (1 + 1e-5),
+        return Check("no value leaves the box", change.max().item() <= self.epsilon * (1 + 1e-5),
                      f"largest change {change.max():.7f} of {self.epsilon:g}; {beyond:.1f} % of values beyond it by "
                      "rounding", "clip to image +- epsilon after each step")
 
     def state(self) -> Check:
-        before = copy.deepcopy(_state(self.model))
+        before = copy.deepcopy(_state(self.model.eval()))
         self.make().perturb(self.model, self.images[:2])
         same = all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in zip(before, _state(self.model)))
         return Check("the model is what it was", same, "weights, buffers, gradients, modes, random state compared",
@@ -134,7 +135,7 @@ class SelfCheck:
                      "does not use it; take more steps")
 
     def unbounded(self) -> Check:
-        rate = self.rate(steps=5, epsilon=100)
+        rate = self.rate(steps=5, epsilon=100, step=10)
         return Check("without a bound all are fooled", rate > 99,
                      f"epsilon {100 * self.epsilon:g}: {rate:.1f} % fooled",
                      "gradients are hidden from the attack, or it walks in circles")

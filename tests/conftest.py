@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import demo_data
 import main
+from student_code import SimpleNet
 from utils import save_image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +65,33 @@ def drive(tmp_path, capsys):
         return SimpleNamespace(out=printed.out + printed.err, folder=new[-1] if new else None, code=code)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained():
+    """A small SimpleNet that has learnt to tell stripes from checks, and 1,000 other images in [0, 1]."""
+    torch.manual_seed(0)
+
+    def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(count) % 4
+        rows, columns = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+        patterns = torch.stack([rows // 2 % 2, columns // 2 % 2, (rows + columns) // 2 % 2, rows // 4 % 2]).float()
+        contrast = 0.05 + 0.25 * torch.rand(count, 1, 1, 1)
+        clean = 0.5 + contrast * (patterns[labels][:, None] - 0.5) + 0.04 * torch.randn(count, 3, 16, 16)
+        return clean.clamp(0, 1), labels
+
+    model = SimpleNet(num_classes=4)
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(60):
+        images, labels = draw(64)
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    images, labels = draw(1000)
+    model.eval()
+    accuracy = (model(images).argmax(1) == labels).float().mean()
+    assert accuracy > 0.8, "or success says nothing"
+    return model, images, labels
 
 
 @pytest.fixture(autouse=True)

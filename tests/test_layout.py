@@ -8,6 +8,7 @@ import pytest
 from conftest import CODE, ROOT
 
 MODULES = {path.stem: path for path in CODE.glob("*.py")}
+LABS = sorted((CODE / "labs").glob("*.py"))
 STUDENT_MAY_IMPORT = {"custom_blocks", "custom_transforms", "utils"}
 # name: what it must not import, of the files in code/
 FORBIDDEN = {
@@ -45,8 +46,9 @@ def test_the_student_file_can_be_carried_away():
     assert imports(CODE / "student_code.py") & set(MODULES) <= STUDENT_MAY_IMPORT
 
 
-def test_nothing_imports_main():
-    assert not [name for name, path in MODULES.items() if "main" in imports(path)]
+def test_nothing_imports_main_and_only_labs_import_labs():
+    assert not [path.name for path in (*MODULES.values(), *LABS) if "main" in imports(path)]
+    assert not [name for name, path in MODULES.items() if "labs" in imports(path)]
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
@@ -65,7 +67,7 @@ def test_no_import_goes_in_circles():
 
 def test_importing_a_file_does_nothing(tmp_path):
     """No parsing, no folder, nothing printed: each file in a fresh process, from an empty folder."""
-    names = [name for name in MODULES if name != "test_conv"]
+    names = [*(name for name in MODULES if name != "test_conv"), *(f"labs.{path.stem}" for path in LABS)]
     script = f"import sys; sys.path.insert(0, {str(CODE)!r})\n" + "\n".join(f"import {name}" for name in names)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -88,12 +90,12 @@ def test_the_autograder_imports_nothing_of_code_and_nothing_imports_it():
     """Its deciding process is torch-free as well: only the worker, a process of its own, has torch."""
     for path in AUTOGRADER:
         inside_worker = path.parent.name == "worker"
-        forbidden = set(MODULES) - {"student_code"} if inside_worker else {*MODULES, "torch", "cv2"}
+        forbidden = {*MODULES, "labs"} - {"student_code"} if inside_worker else {*MODULES, "labs", "torch", "cv2"}
         assert not imports(path) & forbidden, path.name
     assert not [name for name, path in MODULES.items() if "autograder" in imports(path)]
 
 
-@pytest.mark.parametrize("path", sorted([*MODULES.values(), *AUTOGRADER]), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", sorted([*MODULES.values(), *LABS, *AUTOGRADER]), ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_can_be_read_in_one_sitting(path):
     assert len(path.read_text().splitlines()) <= LINES.get(path.name, 350)
     long = {f.name: f.end_lineno - f.lineno + 1 for f in functions(path) if f.end_lineno - f.lineno + 1 > 50}
@@ -101,7 +103,7 @@ def test_files_can_be_read_in_one_sitting(path):
 
 
 def test_no_soft_failures():
-    for path in [*MODULES.values(), *AUTOGRADER, ROOT / "zip_submission.py"]:
+    for path in [*MODULES.values(), *LABS, *AUTOGRADER, ROOT / "zip_submission.py"]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ExceptHandler):
                 assert node.type is not None, f"{path.name}:{node.lineno}: bare except"

@@ -28,7 +28,8 @@ def measure(name: str, classes: int, size: int, batch: int, custom_conv: str | N
     system does not tell. A step is forward, backward and SGD, in what is fast here."""
     flags = [name, str(classes), str(size), str(batch), *(["--conv", custom_conv] if custom_conv else []),
              *(["--gpu", str(gpu)] if gpu is not None else [])]
-    done = subprocess.run([sys.executable, "-m", "labs.cost", *flags], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "labs.cost", *flags], capture_output=True, text=True,
+                          cwd=Path(__file__).resolve().parents[1])
     if done.returncode:
         raise RuntimeError(f"labs.cost {' '.join(flags)}: {done.stderr.strip()}")
     return json.loads(done.stdout)
@@ -64,14 +65,14 @@ def training_step(args: argparse.Namespace, model: torch.nn.Module, device: torc
     return step
 
 
-def main() -> None:
+def main(argv=None) -> None:
     parser = argparse.ArgumentParser(prog="python -m labs.cost", description=__doc__.split("\n\n")[0])
     parser.add_argument("name", choices=models.MODEL_NAMES, help="network")
     for flag, text in (("classes", "number of classes"), ("size", "height and width"), ("batch", "images a step")):
         parser.add_argument(flag, type=int, help=text)
     parser.add_argument("--conv", choices=models.CUSTOM_CONVS, help="own convolutions")
     parser.add_argument("--gpu", type=int, help="CUDA device, -1 for the CPU")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     device = hardware.pick_device(args.gpu)
     model = models.build(args.name, args.classes, (args.size, args.size), args.conv).to(device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

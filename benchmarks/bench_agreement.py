@@ -1,0 +1,105 @@
+"""Success rates of our attack toolkit beside torchattacks and foolbox, at equal settings, and what each takes.
+
+    pip install --no-deps torchattacks foolbox eagerpy gitpython gitdb smmap
+    python benchmarks/bench_agreement.py --data DIR --resume models/model_best.pth.tar
+
+All three get the same trained network, behind a layer that normalises, the same images in [0, 1] and the same number of
+steps, from the image itself and away from the true label. The last column says how many images end up outside the ball,
+exactly: in float64. `strong` is what our toolkit would be judged by; it has no twin in the two libraries.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import measure
+import torch
+from bench_attack import all_images
+from torch import Tensor, nn
+
+import checkpoint
+import hardware
+import models
+from attacks import Threat, attack, strong
+from utils import IMAGENET_MEAN, IMAGENET_STD
+
+PIXELS = ([0.0] * 3, [1.0] * 3)
+SETTINGS = ((1 / 255, 0.25 / 255, 10), (2 / 255, 0.5 / 255, 10), (4 / 255, 1 / 255, 10), (2 / 255, 0.25 / 255, 40))
+
+
+class Normalized(nn.Module):
+    """A network for images in [0, 1]."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images - self.mean) / self.std)
+
+
+def attackers(model: nn.Module, epsilon: float, step: float, steps: int, device: str) -> dict[str, Callable]:
+    """{name: images, labels -> attacked images}"""
+    import foolbox
+    import torchattacks
+
+    theirs = torchattacks.PGD(model, eps=epsilon, alpha=step, steps=steps, random_start=False)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
+    pgd = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps, random_start=False)
+    threat = Threat(epsilon, "untargeted", steps=steps, step_size=step, valid=PIXELS)
+    judge = strong(epsilon, steps, 1, valid=PIXELS)
+    return {"ours": lambda x, y: attack(threat, model, x, y).images, "torchattacks": theirs,
+            "foolbox": lambda x, y: pgd(wrapped, x, y, epsilons=epsilon)[1],
+            "ours, strong": lambda x, y: attack(judge, model, x, y).images}
+
+
+def compare(model: nn.Module, images: Tensor, labels: Tensor, setting: tuple, args: argparse.Namespace) -> dict:
+    """One setting, batch by batch, each of the four in turn."""
+    epsilon, step, steps = setting
+    ways = attackers(model, epsilon, step, steps, args.device)
+    wrong, outside = dict.fromkeys(ways, 0), dict.fromkeys(ways, 0)
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for x, y in zip(images.split(args.batch), labels.split(args.batch)):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            found = way(x, y).detach()
+            taken[name].append(time.perf_counter() - began)
+            with torch.no_grad():
+                wrong[name] += (model(found).argmax(1) != y).sum().item()
+            outside[name] += ((found.double() - x.double()).abs().flatten(1).amax(1) > epsilon).sum().item()
+    rates = {name: 100 * count / len(labels) for name, count in wrong.items()}
+    print(f"epsilon {255 * epsilon:g}/255, step {255 * step:g}/255, {steps} steps")
+    for name in ways:
+        print(f"  {name:14} success {rates[name]:6.2f} %  ({rates[name] - rates['ours']:+5.2f})   "
+              f"{measure.spread(taken[name][1:] or taken[name])} ms a batch   {outside[name]:5} outside the ball")
+    return {"epsilon": epsilon, "step": step, "steps": steps, "success": rates, "outside": outside,
+            "seconds": {name: median(seconds[1:] or seconds) for name, seconds in taken.items()}}
+
+
+def main() -> None:
+    parser = measure.parser(__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="MiniPlaces' layout")
+    parser.add_argument("--resume", type=Path, required=True, metavar="PATH", help="a trained network")
+    parser.add_argument("--images", type=int, default=1000, metavar="N", help="to attack (default: 1000)")
+    args = parser.parse_args()
+    hardware.keep_memory()
+    saved = checkpoint.load(args.resume)
+    images, labels = all_images(args)
+    classes = int(labels.max()) + 1
+    network = models.build(models.name_of(saved), classes, tuple(images.shape[2:]))
+    checkpoint.load_weights(network, saved["state_dict"], args.resume)
+    model = Normalized(network).to(args.device).eval()
+    mean, std = model.mean.cpu(), model.std.cpu()
+    pixels = (images.cpu() * std + mean).clamp(0, 1).to(args.device)
+    rows = [compare(model, pixels, labels, setting, args) for setting in SETTINGS]
+    apart = max(abs(row["success"]["ours"] - row["success"][name]) for row in rows for name in ("torchattacks", "foolbox"))
+    print(f"{len(labels)} images: at most {apart:.2f} points apart")
+    measure.save(args, {"rows": rows, "most_apart": apart, "images": len(labels)})
+
+
+if __name__ == "__main__":
+    main()

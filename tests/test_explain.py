@@ -1,0 +1,210 @@
+"""Explanations against what is known: captum's gradient, CAM's identity, hooks that come off, in-place layers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import explain
+from explain import class_activation_maps, feature_maps, first_filters, recorded, saliency, token_saliency
+from student_code import CustomConv2d, CustomNet, GradAttention, MultiScaleNet, SimpleNet, SimpleViT
+from utils import BadInput
+
+
+def images(count: int = 3, size: int = 64) -> torch.Tensor:
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(5))
+
+
+def alive(model: nn.Module) -> nn.Module:
+    """Biases and statistics that are not zero, or half of the terms could be missing."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for tensor in (*(p for n, p in model.named_parameters() if n.endswith("bias")), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.add_(0.1 * torch.rand(tensor.shape, generator=generator))
+    return model.eval()
+
+
+def state(model: nn.Module) -> tuple:
+    return ([m.training for m in model.modules()], [p.requires_grad for p in model.parameters()],
+            [p.grad for p in model.parameters()], [len(m._forward_hooks) for m in model.modules()])
+
+
+# ------------------------------------------------------------------------------------------------ saliency
+
+
+def test_saliency_is_the_logits_gradient():
+    model, x = alive(SimpleNet(num_classes=4)), images()
+    leaf = x.clone().requires_grad_()
+    logits = model(leaf)
+    gradient, = torch.autograd.grad(logits.max(1).values.sum(), leaf)
+    torch.testing.assert_close(saliency(model, x), gradient.abs().amax(1, keepdim=True))
+    labels = torch.tensor([3, 0, 1])
+    assert not torch.allclose(saliency(model, x, labels), saliency(model, x))
+
+
+def test_saliency_equals_captums():
+    attribution = pytest.importorskip("captum.attr")
+    model, x = alive(SimpleNet(num_classes=4)), images()
+    labels = model(x).argmax(1)
+    theirs = attribution.Saliency(model).attribute(x.clone().requires_grad_(), target=labels, abs=True)
+    torch.testing.assert_close(saliency(model, x), theirs.amax(1, keepdim=True))
+
+    def loss(given):
+        return F.cross_entropy(model(given), labels, reduction="none")
+
+    theirs = attribution.Saliency(loss).attribute(x.clone().requires_grad_(), abs=True)
+    torch.testing.assert_close(GradAttention(nn.CrossEntropyLoss()).explain(model, x), theirs.amax(1, keepdim=True))
+
+
+# ---------------------------------------------------------------------------------- class activation maps
+
+
+@pytest.mark.parametrize(("model", "side"), [
+    (SimpleNet(num_classes=5), 8), (SimpleNet(CustomConv2d, num_classes=5), 8), (MultiScaleNet(num_classes=5), 32),
+    (torchvision.models.resnet18(num_classes=5), 2), (torchvision.models.resnet50(num_classes=5), 2)],
+    ids=["SimpleNet", "own convolution", "MultiScaleNet", "resnet18", "resnet50"])
+def test_the_mean_of_a_cam_and_the_bias_are_the_logit(model, side):
+    model, x = alive(model), images()
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        logits = model(x)
+    for labels in (None, torch.tensor([4, 2, 0])):
+        maps, of = class_activation_maps(model, x, labels)
+        assert maps.shape == (3, side, side)
+        expected = logits.gather(1, of[:, None])[:, 0]
+        torch.testing.assert_close(maps.mean((1, 2)) + linear.bias.detach()[of], expected, rtol=1e-3, atol=1e-4)
+    assert torch.equal(class_activation_maps(model, x)[1], logits.argmax(1))
+
+
+def test_cam_of_images_that_are_not_square():
+    model = alive(SimpleNet(num_classes=5))
+    assert class_activation_maps(model, torch.randn(2, 3, 64, 96))[0].shape == (2, 8, 12)
+
+
+def test_a_cam_points_at_the_evidence():
+    """A network that sees red: the map is large where red is, and nowhere else."""
+    model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(2, 2))
+    model[0].weight.data = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).view(2, 3, 1, 1)
+    model[4].weight.data = torch.eye(2)
+    x = torch.zeros(1, 3, 8, 8)
+    x[0, 0, 2:4, 5:7] = 1
+    maps, _ = class_activation_maps(model, x, torch.tensor([0]))
+    assert torch.equal(maps[0], x[0, 0])
+
+
+@pytest.mark.parametrize("model", [CustomNet(num_classes=4), SimpleViT(64, 4), nn.Flatten()])
+def test_networks_without_a_cam_say_so(model):
+    with pytest.raises(BadInput, match="has no class activation maps: they need one linear layer on the means"):
+        class_activation_maps(model.eval(), images())
+
+
+# ------------------------------------------------------------------------------------------ looking inside
+
+
+def test_an_in_place_layer_behind_does_not_change_what_was_seen():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Flatten())
+    x = images(2, 4)
+    maps = feature_maps(model, x, ["0", "1"])
+    assert (maps["0"] < 0).any()
+    torch.testing.assert_close(maps["0"], model[0](x))
+    torch.testing.assert_close(maps["1"], model[0](x).relu())
+
+
+def test_feature_maps_of_a_resnet_and_of_our_own():
+    for model in (torchvision.models.resnet18(num_classes=4), MultiScaleNet(CustomConv2d, num_classes=4)):
+        layers = explain.at_depths([*explain.convolutions(model)], 3)
+        maps = feature_maps(model, images(), layers)
+        assert list(maps) == layers
+        sides = [found.shape[-1] for found in maps.values()]
+        assert sides == sorted(sides, reverse=True)
+
+
+@pytest.mark.parametrize(("layers", "sentence"), [
+    (["features.99"], "has no layer features.99; some that it has: features"),
+    (["fc"], r"layer fc gives no feature maps N,C,h,w, but \(3, 4\)")])
+def test_wrong_layers(layers, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        feature_maps(SimpleNet(num_classes=4), images(), layers)
+
+
+def test_at_depths():
+    assert explain.at_depths(list("abcdefg"), 3) == ["a", "d", "g"]
+    assert explain.at_depths(["a", "b"], 3) == ["a", "b"]
+
+
+def test_maps_to_look_at_are_different_ones_and_always_the_same():
+    base = images(1, 8)[0]
+    maps = torch.stack([3 * base[0], 2.9 * base[0] + 0.01, base[1], torch.zeros(8, 8), base[2]])
+    assert explain.most_different(maps, 3) in ([0, 2, 4], [0, 4, 2])
+    assert explain.most_different(maps, 5)[3:] == [1, 3]
+    assert explain.most_different(maps, 9) == explain.most_different(maps, 9)
+
+
+def test_filters_are_stretched_each_over_its_channels():
+    model = SimpleNet(num_classes=4)
+    filters = first_filters(model)
+    assert filters.shape == (64, 3, 7, 7)
+    weight = model.features[0].weight.detach()
+    one = (weight[7] - weight[7].min()) / (weight[7] - weight[7].min()).max()
+    torch.testing.assert_close(filters[7], one)
+    assert torch.equal(explain.stretched(torch.full((1, 3, 2, 2), 5.0)), torch.zeros(1, 3, 2, 2))
+    with pytest.raises(BadInput, match="no convolution with three input channels"):
+        first_filters(nn.Sequential(nn.Conv2d(1, 4, 3)))
+
+
+# ---------------------------------------------------------------------------------------------- tokens
+
+
+def test_token_saliency_finds_the_patch_that_matters():
+    model = alive(SimpleViT(64, 4, drop_path_rate=0.0))
+    x = images()
+    grid = token_saliency(model, x)
+    assert grid.shape == (3, 4, 4)
+    leaf = x.clone().requires_grad_()
+    gradient, = torch.autograd.grad(model(leaf).max(1).values.sum(), leaf)
+    # The embedding is linear: a patch's pixels get the token's gradient through its weights.
+    embed = model.patch_embed.proj.weight.detach().flatten(1)
+    by_patch = F.unfold(gradient, 16, stride=16).transpose(1, 2)  # (N, 16, 768)
+    at_most = grid.flatten(1) * torch.linalg.matrix_norm(embed, 2)
+    assert (by_patch.norm(dim=2) <= at_most * 1.001).all()
+    order = torch.corrcoef(torch.stack([by_patch.norm(dim=2).flatten(), grid.flatten()]))[0, 1]
+    assert order > 0.8, "the tokens lie where their patches do, whatever order the network works in"
+    with pytest.raises(BadInput, match="has no PatchEmbed"):
+        token_saliency(SimpleNet(num_classes=4), x)
+
+
+# ----------------------------------------------------------------------------------------------- state
+
+
+@pytest.mark.parametrize("job", [saliency, class_activation_maps, lambda m, x: feature_maps(m, x, ["features.0"])])
+def test_nothing_stays_behind(job):
+    model, x = SimpleNet(num_classes=4).train(), images()
+    model.features[3].eval()
+    model.fc.bias.requires_grad_(False)
+    before, kept = state(model), x.clone()
+    with torch.no_grad():
+        job(model, x)
+    assert state(model) == before
+    assert torch.equal(x, kept)
+    with pytest.raises(RuntimeError):
+        job(model, torch.randn(1, 5, 8, 8))
+    assert state(model) == before
+
+
+def test_hooks_come_off_after_an_error():
+    model = SimpleViT(64, 4)
+    model.blocks[2].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        token_saliency(model, images())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_recorded_keeps_the_graph():
+    layer = nn.Linear(2, 2)
+    with recorded([layer]) as seen:
+        layer(torch.ones(1, 2))
+    assert seen[layer].requires_grad
+    assert not layer._forward_hooks
