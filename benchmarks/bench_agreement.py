@@ -96,7 +96,8 @@ def main() -> None:
     mean, std = model.mean.cpu(), model.std.cpu()
     pixels = (images.cpu() * std + mean).clamp(0, 1).to(args.device)
     rows = [compare(model, pixels, labels, setting, args) for setting in SETTINGS]
-    apart = max(abs(row["success"]["ours"] - row["success"][name]) for row in rows for name in ("torchattacks", "foolbox"))
+    apart = max(abs(row["success"]["ours"] - row["success"][name]) for row in rows
+                for name in ("torchattacks", "foolbox"))
     print(f"{len(labels)} images: at most {apart:.2f} points apart")
     measure.save(args, {"rows": rows, "most_apart": apart, "images": len(labels)})
 

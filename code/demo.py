@@ -1,8 +1,8 @@
-"""The whole homework in two minutes: draw the demo scenes, train, evaluate, attack, and show what came out.
+"""The whole homework in three minutes: draw the demo scenes, train, evaluate, attack, explain, show what came out.
 
     python demo.py          the same as `make demo`, from the folder code/
 
-Runs the driver as a student would, and says each command before it runs.
+Runs the driver and the labs as a student would, and says each command before it runs.
 """
 
 import argparse
@@ -16,7 +16,9 @@ from pathlib import Path
 from utils import IMAGENET_STD
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = ("curves", "attack", "saliency", "confusion_matrix", "class_accuracy")
+PICTURES = ("curves", "attack", "saliency")  # what main.py makes
+LABS = {"cam": ("cam",), "features": ("features", "filters"), "classes": ("classes_examples", "classes_confusion"),
+        "sweep": ("sweep_curves",)}  # python -m labs.NAME, and its pictures to look at first
 
 
 def run(*command: str) -> None:
@@ -34,6 +36,11 @@ def drive(logs: Path, *flags: str) -> Path:
     return (set(logs.glob("exp_*")) - before).pop()
 
 
+def lab(name: str, args: argparse.Namespace, best: Path, *flags: str) -> None:
+    """Run a lab on the validation images and the best checkpoint."""
+    run("-m", f"labs.{name}", str(args.data), "--resume", str(best), "--out", str(args.out), *flags)
+
+
 def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
 
@@ -48,6 +55,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                         help="where the run folders go (default: logs/demo)")
     parser.add_argument("--train", default="2000", metavar="N", help="training images (default: 2000)")
     parser.add_argument("--val", default="400", metavar="N", help="validation images (default: 400)")
+    parser.add_argument("--sweep", default="60", metavar="N", help="images in the sweep of attacks (default: 60)")
     parser.add_argument("--epochs", default="8", metavar="N", help="epochs (default: 8)")
     return parser
 
@@ -68,6 +76,8 @@ def main(argv: list[str] | None = None) -> None:
         for name in PICTURES:
             if (folder / f"{name}.png").exists():
                 shutil.copy(folder / f"{name}.png", args.out)
+    for name in LABS:
+        lab(name, args, best, *(("--quick", "--images", args.sweep) if name == "sweep" else ()))
     summarize(args, time.perf_counter() - began, results(evaluated), results(attacked))
 
 
@@ -83,7 +93,8 @@ def summarize(args: argparse.Namespace, seconds: float, evaluated: dict, attacke
     levels = attack["epsilon"] * 255 * max(IMAGENET_STD)
     print(f"  attacked: {attack['num_steps']} steps, {levels:.0f} of 255 levels     top-1 "
           f"{attacked['adversarial']['top1']:6.2f} %")
-    print("Pictures:", *(f"  {args.out / name}.png" for name in PICTURES), sep="\n")
+    names = *PICTURES, *(name for pictures in LABS.values() for name in pictures)
+    print("Pictures:", *(f"  {args.out / name}.png" for name in names), sep="\n")
     print(f"Curves and images in a browser:\n  tensorboard --logdir {args.logs}")
 
 

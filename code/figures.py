@@ -113,7 +113,8 @@ def bars(panels: dict[str, dict[str, Sequence[float]]], groups: Sequence[str], y
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, fontsize=9)
+    columns = min(len(names), int(figure.get_figwidth() // 2.4))
+    figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     figure.suptitle(title)
     return figure
 

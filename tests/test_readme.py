@@ -1,9 +1,11 @@
 """The README's commands: the cheap ones run, the flags of the others exist, the files it names are there."""
 
+import importlib
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from autograder.__main__ import get_args_parser
@@ -11,6 +13,7 @@ from conftest import CODE, ROOT
 
 import arguments
 import demo
+from labs import common
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(?:sh|bash)\n(.*?)```", README, flags=re.DOTALL)
@@ -41,6 +44,22 @@ def test_flags_of_main(command):
         assert arguments.wrong_combination(args) is None
 
 
+def lab_commands(text: str) -> list[str]:
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL)
+    return re.findall(r"^python -m labs\.(.*?)(?: +#.*)?$", "\n".join(blocks).replace("\\\n", " "), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("readme", ["README.md", "results/miniplaces10/README.md"])
+def test_flags_of_the_labs(readme, monkeypatch):
+    """Every command is parsed by its lab; what it would then do is left out."""
+    commands = lab_commands((ROOT / readme).read_text())
+    assert commands
+    monkeypatch.setattr(common, "run", lambda name, job, parser, argv: parser.parse_args(argv))
+    for command in commands:
+        name, *flags = shlex.split(command)
+        importlib.import_module(f"labs.{name}").main(flags)
+
+
 @pytest.mark.parametrize("readme", ["README.md", "autograder/README.md"])
 def test_flags_of_the_autograder(readme):
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / readme).read_text(), flags=re.DOTALL)
@@ -67,6 +86,8 @@ def test_the_tree_names_what_is_there():
         assert list(ROOT.glob(name)) or list(CODE.glob(name)) or list(ROOT.glob(f"*/{name}")), name
     for path in CODE.glob("*.py"):
         assert path.name in tree, f"{path.name} is missing in the README's tree"
+    for path in (CODE / "labs").glob("[a-z]*.py"):
+        assert f"labs.{path.stem}" in README or path.stem in tree, f"labs/{path.name} is missing in the README"
 
 
 def test_help():
@@ -80,10 +101,13 @@ def test_help():
 def test_the_demo_in_small(tmp_path):
     """What `make demo` runs, with fewer images."""
     done = subprocess.run([sys.executable, "demo.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"),
-                           "--logs", str(tmp_path / "logs"), "--train", "60", "--val", "20", "--epochs", "1"],
+                           "--logs", str(tmp_path / "logs"), "--train", "60", "--val", "20", "--epochs", "1",
+                           "--sweep", "4"],
                           cwd=CODE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {f"{name}.png" for name in demo.PICTURES}
+    named = {Path(line.strip()).name for line in done.stdout.splitlines() if line.startswith("  ") and ".png" in line}
+    assert {f"{name}.png" for name in demo.PICTURES} < named
+    assert named <= {path.name for path in (tmp_path / "out").iterdir()}
     for part in ("clean images", "averaged with the mirror image", "attacked: 10 steps, 18 of 255 levels",
                  "tensorboard --logdir", "Guessing would get 10 %"):
         assert part in done.stdout

@@ -71,7 +71,7 @@ def job(args) -> None:
     rows = settings(network, chosen)
     clean = {f"top-{k}": top_k(network.logits(), network.labels, k).item() for k in (1, 5)}
     title = f"{network.title}, {len(network.labels):,} images, clean top-1 {clean['top-1']:.1f} %"
-    by_epsilon, by_steps = curves(network, EPSILONS[::3] if args.quick else EPSILONS, 5 if args.quick else 50)
+    by_epsilon, by_steps = curves(network, EPSILONS[::2] if args.quick else EPSILONS, 10 if args.quick else 50)
     shown = {"10 steps of epsilon / 4 (strong: 20)": by_epsilon, "epsilon 0.1, step 0.01; best point so far": by_steps}
     pictures = {"sweep": bars(rows, title),
                 "sweep_curves": common.figures.lines(shown, ("epsilon (normalised units)", "steps"),
