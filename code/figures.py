@@ -119,6 +119,38 @@ def bars(panels: dict[str, dict[str, Sequence[float]]], groups: Sequence[str], y
     return figure
 
 
+def loss_and_accuracy(history: Sequence[dict], title: str = "") -> Figure:
+    """Loss and accuracy over the epochs, training and validation; `history` as `curves` takes it."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    panels = {"loss": "cross-entropy loss", "top1": "accuracy (%)"}
+    for axis, (key, label) in zip(figure.subplots(1, 2), panels.items()):
+        for split, colour, mark in (("train", TRAIN, "o"), ("val", VAL, "s")):
+            axis.plot(epochs, [row[split][key] for row in history], color=colour, marker=mark, markersize=3,
+                      label={"train": "training", "val": "validation"}[split])
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title)
+    return figure
+
+
+def losses_side_by_side(runs: dict[str, dict], title: str = "") -> Figure:
+    """Training loss and validation accuracy of several networks, a colour each; `runs` as `several_runs` takes it."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    panels = {("loss", "train"): "training loss", ("top1", "val"): "test accuracy (%)"}
+    for axis, (key, label) in zip(figure.subplots(1, 2), panels.items()):
+        for (name, series), colour, mark in zip(runs.items(), COLOURS, "osD^vP*"):
+            axis.plot(*series[key], color=colour, marker=mark, markersize=3, label=name)
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title)
+    return figure
+
+
 def attack_rows(original: Tensor, adversarial: Tensor, before: Sequence[str], after: Sequence[str],
                 title: str = "") -> Figure:
     """A row for each image: original, noise, ten times the noise, adversarial (document 000, Figure 11).
@@ -181,8 +213,21 @@ def map_rows(images: Tensor, maps: Tensor, captions: Sequence[str], name: str, t
     return figure
 
 
-def map_grid(image: Tensor, layers: dict[str, np.ndarray], captions: dict[str, Sequence[str]],
-             title: str = "") -> Figure:
+def photo_rows(rows: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], heads: Sequence[str],
+               title: str = "", names: Sequence[str] = ()) -> Figure:
+    """Rows of images 3,H,W in [0, 1], a caption under each, a head over each column, and a name before each row."""
+    figure = Figure(figsize=(2.1 * len(heads) + 0.3, 2.45 * len(rows) + 0.5), layout="constrained")
+    for number, axes in enumerate(figure.subplots(len(rows), len(heads), squeeze=False)):
+        for axis, image, caption, head in zip(axes, rows[number], captions[number], heads):
+            show(axis, image.permute(1, 2, 0).clamp(0, 1).numpy(), head if number == 0 else "", caption)
+        if names:
+            axes[0].set_ylabel(names[number], fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def map_grid(image: Tensor, layers: dict[str, np.ndarray], captions: dict[str, Sequence[str]], title: str = "",
+             normalized: bool = True) -> Figure:
     """The input 1,3,H,W, and beside it a row of feature maps for each of {layer: K,h,w in [0, 1]}, with captions."""
     columns = 1 + max(len(maps) for maps in layers.values())
     figure = Figure(figsize=(1.6 * columns + 0.3, 2.0 * len(layers) + 0.4), layout="constrained")
@@ -194,7 +239,7 @@ def map_grid(image: Tensor, layers: dict[str, np.ndarray], captions: dict[str, S
             show(axis, values, caption=caption, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes[1].set_ylabel(f"{layer}\n{maps.shape[1]} x {maps.shape[2]}", fontsize=8)
     grid[0, 0].set_axis_on()
-    show(grid[0, 0], pixels(image)[0], caption="input")
+    show(grid[0, 0], pixels(image)[0] if normalized else image[0].cpu().permute(1, 2, 0).numpy(), caption="input")
     figure.suptitle(title)
     return figure
 
@@ -211,6 +256,22 @@ def mosaic(filters: Tensor, columns: int = 16, title: str = "") -> Figure:
         axis.imshow(tile, interpolation="nearest")
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.45 / (0.58 * rows + 0.45))
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def digit_rows(levels: dict[int, tuple[Tensor, Tensor, Tensor]], title: str = "") -> Figure:
+    """The same images under growing epsilon: the originals, then a row for each {epsilon of 255: (originals, attacked,
+    success)}, N,1,H,W in [0, 1] and N bool."""
+    originals = next(iter(levels.values()))[0]
+    rows = {"original": (originals, [False] * len(originals)),
+            **{f"{level}/255": (attacked, success) for level, (_, attacked, success) in levels.items()}}
+    figure = Figure(figsize=(1.15 * len(originals) + 0.8, 1.2 * len(rows) + 0.5), layout="constrained")
+    for axes, (name, (images, framed)) in zip(figure.subplots(len(rows), len(originals), squeeze=False), rows.items()):
+        for axis, image, frame in zip(axes, images.detach().cpu()[:, 0].numpy(), framed):
+            show(axis, image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.spines[:].set(color=VAL if frame else "grey", linewidth=3 if frame else 0.5)
+        axes[0].set_ylabel(name, fontsize=8)
+    figure.suptitle(title, fontsize=9)
     return figure
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import importlib
 import json
 import subprocess
 import sys
@@ -50,7 +51,8 @@ def parser(name: str, doc: str, data: bool = True, resume: str | None = None,
     if trains is not None:
         made.add_argument("--epochs", type=int, metavar="N", help="of each training (default: %(default)s)")
         made.add_argument("--lr", type=float, metavar="LR", help="peak learning rate (default: %(default)s)")
-        made.add_argument("--train-batch", type=int, default=64, metavar="N", help="images a step (default: 64)")
+        made.add_argument("--train-batch", type=int, default=64, metavar="N",
+                          help="images a step (default: %(default)s)")
         made.add_argument("--seed", type=int, default=0, metavar="N", help="of all trainings (default: 0)")
         made.add_argument("--logs", type=Path, default=ROOT / "logs/labs", metavar="DIR", help="where the run folders "
                           "go (default: logs/labs)")
@@ -104,9 +106,24 @@ def run(name: str, job: Callable[[argparse.Namespace], None], made: argparse.Arg
 # ------------------------------------------------------------------------------- networks and images
 
 
-def open_images(args: argparse.Namespace, split: str = "val") -> tuple[Tensor, Tensor, list[str]]:
-    """All images N,3,H,W of a split, as validation sees them, or --images of them; labels N; names of the classes."""
-    dataset, names = open_split(args.data, split, models.student_transforms("val"))
+# Networks that are not main.py's: the lab that trains them has build(name, num_classes), and VAL, its transforms.
+LAB_NETWORKS = {"cifar-resnet": "labs.cifar_resnet", **{f"mish-{kind}": "labs.mish_cnn" for kind in
+                                                        ("plain", "batchnorm", "better")}}
+
+
+def lab_of(saved: dict):
+    """The lab that a checkpoint is from; None for main.py's."""
+    name = LAB_NETWORKS.get(saved["model_arch"])
+    return importlib.import_module(name) if name else None
+
+
+def open_images(args: argparse.Namespace, split: str = "val", transform: Callable | None = None
+                ) -> tuple[Tensor, Tensor, list[str]]:
+    """All images N,3,H,W of a split, or --images of them; labels N; names of the classes.
+
+    `transform` is by default what validation does in main.py.
+    """
+    dataset, names = open_split(args.data, split, transform or models.student_transforms("val"))
     if getattr(dataset, "check_images", None):
         dataset.check_images()
     count = len(dataset) if args.images is None else args.images
@@ -156,20 +173,29 @@ def open_trained(args: argparse.Namespace, paths: Sequence[str], titles: Sequenc
     """The networks of several checkpoints, on the same images."""
     if titles is not None and len(titles) != len(paths):
         raise BadInput(f"--names has {len(titles)} names for {len(paths)} checkpoints")
-    images, labels, names = open_images(args)
-    opened = [open_one(args, path, images, labels, names) for path in paths]
+    saved = [checkpoint.load(path) for path in paths]
+    labs = {lab_of(one) for one in saved}
+    if len(labs) > 1:
+        raise BadInput("--resume: these networks take different images; main.py's and those of a lab go apart")
+    lab = labs.pop()
+    images, labels, names = open_images(args, transform=lab.VAL if lab else None)
+    opened = [open_one(args, path, one, images, labels, names) for path, one in zip(paths, saved)]
     for number, one in enumerate(opened):
         alike = [other for other in opened if other.name == one.name]
         one.title = titles[number] if titles else f"{one.name} {alike.index(one) + 1}" if len(alike) > 1 else one.name
     return opened
 
 
-def open_one(args: argparse.Namespace, path: str, images: Tensor, labels: Tensor, names: list[str]) -> Trained:
-    saved = checkpoint.load(path)
-    name = models.name_of(saved)
-    conv = saved.get("settings", {}).get("use_custom_conv")
-    model = build_model(name, len(names), images[:1], args.device, "unfold" if conv is True else conv or None,
-                        saved=saved, path=path)
+def open_one(args: argparse.Namespace, path: str, saved: dict, images: Tensor, labels: Tensor,
+             names: list[str]) -> Trained:
+    if lab := lab_of(saved):
+        name, model = saved["model_arch"], lab.build(saved["model_arch"], len(names))
+        checkpoint.load_weights(model, saved["state_dict"], path)
+        model.to(args.device)
+    else:
+        name, conv = models.name_of(saved), saved.get("settings", {}).get("use_custom_conv")
+        model = build_model(name, len(names), images[:1], args.device, "unfold" if conv is True else conv or None,
+                            saved=saved, path=path)
     layout = hardware.pick_memory_format(model, images[:1], args.device)
     amp = hardware.pick_amp("auto", args.device)
     machine = hardware.Hardware(args.device, "off" if amp == "fp16" else amp, layout)  # fp16 loses small gradients

@@ -1,0 +1,84 @@
+"""torchvision's classifiers with ImageNet weights, downloaded or from a file, and what goes with them. Sheet 002."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights, list_models
+from torchvision.transforms._presets import ImageClassification
+
+import checkpoint
+from models import read_pretrained
+from utils import BadInput, load_image
+
+
+@dataclass
+class Pretrained:
+    """A classifier for pixels in [0, 1], and how a photograph becomes such pixels."""
+
+    title: str
+    model: nn.Module  # N,3,H,W in [0, 1] -> N,1000; normalises inside
+    crop: ImageClassification  # a PIL image -> 3,H,W in [0, 1]: resized and cropped as the weights want it
+    categories: list[str]
+
+    def image(self, path: str | Path) -> Tensor:
+        """3,H,W in [0, 1]. Raises BadInput for a file that is missing or no image."""
+        return self.crop(Image.fromarray(load_image(path)))
+
+    def index(self, category: str) -> int:
+        """The number of a category, given by number or by name. Raises BadInput if there is none."""
+        if category.isdecimal() and int(category) < len(self.categories):
+            return int(category)
+        found = [i for i, name in enumerate(self.categories) if name.lower() == category.lower().replace("_", " ")]
+        if not found:
+            near = [name for name in self.categories if category.lower().split("_")[0] in name.lower()][:5]
+            raise BadInput(f"{category}: no category of {self.title}, which has {len(self.categories)}"
+                           + (f"; near it are {', '.join(near)}" if near else "; give its number"))
+        return found[0]
+
+
+class Normalized(nn.Module):
+    """`model` for pixels in [0, 1]."""
+
+    def __init__(self, model: nn.Module, mean, std):
+        super().__init__()
+        self.model = model
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.model((pixels - self.mean) / self.std)
+
+
+def add_flags(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--network", default="resnet18", metavar="NAME", help="a classifier of torchvision "
+                      "(default: resnet18)")
+    made.add_argument("--weights", metavar="FILE", help="its ImageNet weights from disk, without a network")
+
+
+def open_network(args: argparse.Namespace) -> Pretrained:
+    """The network of --network with ImageNet weights. Raises BadInput, which says what to download."""
+    if args.network not in list_models(torchvision.models):
+        raise BadInput(f"--network {args.network}: torchvision has no such classifier; some are resnet18, resnet50, "
+                       "vgg16, mobilenet_v3_small, convnext_tiny")
+    weights = get_model_weights(args.network).DEFAULT
+    model = get_model(args.network)
+    if args.weights:
+        checkpoint.load_weights(model, read_pretrained(args.weights), args.weights)
+    else:
+        try:
+            model.load_state_dict(weights.get_state_dict(progress=False, check_hash=True))
+        except (URLError, OSError) as error:
+            raise BadInput(f"the ImageNet weights of {args.network} cannot be downloaded ({error}). Fetch {weights.url}"
+                           " where there is a network, and pass the file with --weights "
+                           f"{Path(weights.url).name}") from None
+    preset = weights.transforms()
+    crop = ImageClassification(crop_size=preset.crop_size[0], resize_size=preset.resize_size[0], mean=(0.0, 0.0, 0.0),
+                               std=(1.0, 1.0, 1.0), interpolation=preset.interpolation, antialias=True)
+    wrapped = Normalized(model, preset.mean, preset.std).to(args.device).eval()
+    return Pretrained(f"{args.network} ({weights})", wrapped, crop, weights.meta["categories"])

@@ -1,0 +1,125 @@
+"""The Mish CNN on CIFAR-10: plain, with BatchNorm, and a better network. Sheet 002, problem 3.
+
+plain      conv 64 11x11, Mish, max pool 2x2; conv 128 3x3, Mish; conv 128 3x3, Mish; global average pool; linear
+batchnorm  the same with BatchNorm between convolution and Mish
+better     a stem of small filters and residual stages with BatchNorm and Mish, trained on flipped and shifted images
+
+All three train for the same number of epochs; their training losses go on one plot, and the first layer's filters on a
+mosaic of 4 x 16 each.
+"""
+
+import torch
+from torch import Tensor, nn
+
+import explain
+from labs import common
+from labs.cifar_resnet import VAL, network_machine, open_cifar, transforms
+from labs.training import fit
+from student_code import init_weights
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, norm: bool, stride: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the size (but for `stride`), BatchNorm if wanted, Mish."""
+    normed = [nn.BatchNorm2d(out_channels)] if norm else []
+    return [nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=not norm), *normed,
+            nn.Mish(inplace=True)]
+
+
+class MishCNN(nn.Module):
+    """N,3,H,W -> N,num_classes: the sheet's network to the letter; `norm` puts BatchNorm behind each convolution."""
+
+    def __init__(self, num_classes: int = 10, norm: bool = False):
+        super().__init__()
+        self.features = nn.Sequential(*conv(3, 64, 11, norm), nn.MaxPool2d(2, 2), *conv(64, 128, 3, norm),
+                                      *conv(128, 128, 3, norm))
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(128, num_classes)
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(self.features(x)).flatten(1))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around which the input passes, by a 1x1 one where channels or size change."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.body = nn.Sequential(*conv(in_channels, out_channels, 3, True, stride),
+                                  nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+                                  nn.BatchNorm2d(out_channels))
+        same = in_channels == out_channels and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+        self.mish = nn.Mish(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mish(self.body(x) + self.shortcut(x))
+
+
+class Better(nn.Module):
+    """Small filters first, then four residual stages at 32, 16, 8 and 4 pixels. N,3,32,32 -> N,num_classes."""
+
+    def __init__(self, num_classes: int = 10):
+        super().__init__()
+        self.stem = nn.Sequential(*conv(3, 64, 3, True))
+        self.stages = nn.Sequential(Residual(64, 64, 2), Residual(64, 128, 1), Residual(128, 128, 2),
+                                    Residual(128, 256, 2))
+        self.pool, self.dropout, self.fc = nn.AdaptiveAvgPool2d(1), nn.Dropout(0.2), nn.Linear(256, num_classes)
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.dropout(self.pool(self.stages(self.stem(x))).flatten(1)))
+
+
+NETWORKS = {"plain": MishCNN, "batchnorm": lambda classes: MishCNN(classes, norm=True), "better": Better}
+SHIFTED = transforms.Compose([transforms.RandomCrop(32, 4, padding_mode="reflect"), transforms.RandomHorizontalFlip(),
+                              *VAL.transforms])
+CHANGES = {"plain": VAL, "batchnorm": VAL, "better": SHIFTED}
+
+
+def build(name: str, num_classes: int) -> nn.Module:
+    """For labs.common: the network of a checkpoint that this lab wrote."""
+    return NETWORKS[name.removeprefix("mish-")](num_classes)
+
+
+def learn(args, kind: str, epochs: int) -> tuple[dict, list[dict], nn.Module]:
+    """Train one of the three: a row of the table, the history, the network."""
+    train, val, names = open_cifar(args, CHANGES[kind], 640 if args.quick else None)
+    torch.manual_seed(args.seed)
+    model = NETWORKS[kind](len(names))
+    machine = network_machine(args, model)
+    optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    history = fit(f"mish-{kind}", model, train, val, machine, epochs, optimizer, args.seed, min(2, epochs / 2),
+                  args.logs / f"mish-{kind}.pth.tar")
+    last = history[-1]
+    return {"network": kind, "parameters": sum(p.numel() for p in model.parameters()), "epochs": epochs,
+            "training images": len(train.dataset), "train loss": last["train"]["loss"],
+            "train accuracy": last["train"]["top1"], "test accuracy": last["val"]["top1"],
+            "epoch (s)": sum(row["seconds"] for row in history) / epochs}, history, model
+
+
+def job(args) -> None:
+    rows, histories, pictures = [], {}, {}
+    for kind in args.networks or NETWORKS:
+        row, histories[kind], model = learn(args, kind, 1 if args.quick else args.epochs)
+        rows.append(row)
+        pictures[f"mish_{kind}_filters"] = common.figures.mosaic(explain.first_filters(model), 16,
+                                                                 f"{kind}: the first layer's filters, each stretched")
+    runs = {kind: {("loss", "train"): ([row["epoch"] for row in history], [row["train"]["loss"] for row in history]),
+                   ("top1", "val"): ([row["epoch"] for row in history], [row["val"]["top1"] for row in history])}
+            for kind, history in histories.items()}
+    title = f"CIFAR-10, {rows[0]['training images']:,} training images"
+    pictures["mish_cnn"] = common.figures.losses_side_by_side(runs, title)
+    common.publish(args, "mish_cnn", rows, pictures, histories=histories, seed=args.seed)
+
+
+def main(argv=None) -> None:
+    parser = common.parser("mish_cnn", __doc__, trains={"epochs": 20, "lr": 0.02, "train_batch": 128})
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="which of them (default: all three)")
+    parser.add_argument("-j", "--workers", type=int, default=2, metavar="N", help="processes that augment (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="640 images, one epoch")
+    common.run("mish_cnn", job, parser, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""MNIST with a small CNN made of our own layers alone. Sheet 004, deliverable 2.
+
+The sheet's figure 1 is not in its text, so this is a plain network of that kind (i, o: channels, k: kernel, s: stride,
+p: padding; every convolution with bias, followed by ReLU):
+
+    conv i=1 o=16 k=5 s=1 p=2    pool k=2 s=2    conv i=16 o=32 k=5 s=1 p=2    pool k=2 s=2    linear 1568 -> 10
+"""
+
+import time
+
+import torch
+from torch import Tensor, nn
+from torchvision.datasets import MNIST
+
+import hardware
+from labs import common
+from labs.mytorch import Conv2d, MaxPool2d
+from labs.training import Batches, fit
+from utils import BadInput
+
+
+class MnistCNN(nn.Module):
+    """N,1,28,28 in [0, 1] -> N,10, of any convolution and pooling that take torch's arguments."""
+
+    def __init__(self, conv=Conv2d, pool=MaxPool2d):
+        super().__init__()
+        self.features = nn.Sequential(conv(1, 16, kernel_size=5, stride=1, padding=2), nn.ReLU(),
+                                      pool(kernel_size=2, stride=2),
+                                      conv(16, 32, kernel_size=5, stride=1, padding=2), nn.ReLU(),
+                                      pool(kernel_size=2, stride=2))
+        self.fc = nn.Linear(32 * 7 * 7, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(normalized(x)).flatten(1))
+
+
+def normalized(x: Tensor) -> Tensor:
+    """Pixels in [0, 1], with the mean and standard deviation of MNIST's training images taken out."""
+    return (x - 0.1307) / 0.3081
+
+
+def open_mnist(folder: str, limit: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:
+    """{"train", "val"}: images N,1,28,28 in [0, 1] and labels N; the first `limit` of each, a fifth as many of val.
+
+    From FOLDER/MNIST/raw, where torchvision's download puts it, or, if that is not there, by downloading. Raises
+    BadInput if neither works.
+    """
+    splits = {}
+    for split in ("train", "val"):
+        try:
+            data = MNIST(folder, train=split == "train", download=True)
+        except (RuntimeError, OSError) as error:
+            raise BadInput(f"{folder}: holds no MNIST/raw, and the download failed ({error}). Where there is a network,"
+                           " get the four idx files with torchvision.datasets.MNIST(DIR, download=True)") from None
+        count = limit if split == "train" else limit and limit // 5
+        splits[split] = data.data[:count, None].float() / 255, data.targets[:count]
+    return splits
+
+
+def job(args) -> None:
+    data = open_mnist(args.data, 2000 if args.quick else None)
+    epochs, kinds = 1 if args.quick else args.epochs, {"own layers": (Conv2d, MaxPool2d),
+                                                      "torch's layers": (nn.Conv2d, nn.MaxPool2d)}
+    rows, histories = [], {}
+    for name, layers in kinds.items():
+        torch.manual_seed(args.seed)
+        model = MnistCNN(*layers).to(args.device)
+        machine = hardware.Hardware(args.device)
+        train, val = (Batches(*data[split], args.train_batch, shuffle=split == "train") for split in ("train", "val"))
+        optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9)
+        began = time.perf_counter()
+        histories[name] = fit(name, model, train, val, machine, epochs, optimizer, args.seed)
+        last = histories[name][-1]
+        rows.append({"layers": name, "parameters": sum(p.numel() for p in model.parameters()), "epochs": epochs,
+                     "train accuracy": last["train"]["top1"], "val accuracy": last["val"]["top1"],
+                     "val loss": last["val"]["loss"],
+                     "epoch (s)": sum(row["seconds"] for row in histories[name]) / epochs,
+                     "all (s)": time.perf_counter() - began})
+    for row in rows:
+        row["time ratio"] = row["epoch (s)"] / rows[1]["epoch (s)"]
+    counts = [len(labels) for _, labels in data.values()]
+    title = f"MNIST, own layers: {counts[0]:,} training and {counts[1]:,} validation images"
+    picture = common.figures.loss_and_accuracy(histories["own layers"], title)
+    common.publish(args, "mnist_cnn", rows, {"mnist_cnn": picture}, histories=histories, seed=args.seed)
+
+
+def main(argv=None) -> None:
+    parser = common.parser("mnist_cnn", __doc__, trains={"epochs": 5, "lr": 0.05})
+    parser.add_argument("--quick", action="store_true", help="2,000 images, one epoch")
+    common.run("mnist_cnn", job, parser, argv)
+
+
+if __name__ == "__main__":
+    main()

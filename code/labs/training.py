@@ -1,0 +1,72 @@
+"""What the companion sheets' labs train with: batches of tensors in memory, and one loop around main.py's own."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+import checkpoint
+from engine import WarmupCosine, evaluate, train_one_epoch
+from hardware import Hardware
+from metrics import summarize
+from progress import Progress, describe
+from utils import seed_everything
+
+
+class Batches:
+    """(images, labels) from tensors N,...: in order, or shuffled anew in each epoch, the incomplete last batch dropped.
+
+    `change` makes what the network gets from a batch of images, by augmentation for instance.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, batch: int, shuffle: bool = False,
+                 change: Callable[[Tensor], Tensor] | None = None):
+        self.images, self.labels, self.batch, self.shuffle, self.change = images, labels, batch, shuffle, change
+
+    def __len__(self) -> int:
+        return len(self.labels) // self.batch if self.shuffle else -(-len(self.labels) // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.labels)) if self.shuffle else torch.arange(len(self.labels))
+        for chosen in order.split(self.batch)[: len(self)]:
+            images = self.images[chosen]
+            yield (self.change(images) if self.change else images), self.labels[chosen]
+
+
+def fit(name: str, model: nn.Module, train, val, machine: Hardware, epochs: int, optimizer: torch.optim.Optimizer,
+        seed: int = 0, warmup: float | None = None, keep: Path | None = None) -> list[dict]:
+    """Train for `epochs`, validating after each; a row for each epoch, as figures.curves draws them.
+
+    The learning rate is constant, or with `warmup` epochs of warm-up the engine's cosine. `keep` is the file for the
+    checkpoint of the last epoch. Afterwards the model is in evaluation mode.
+    """
+    schedule = (lambda step: 1.0) if warmup is None else WarmupCosine(epochs, warmup, len(train))
+    scheduler, loss_fn, history = LambdaLR(optimizer, schedule), nn.CrossEntropyLoss(), []
+    for epoch in range(epochs):
+        seed_everything(seed, epoch)
+        began = time.perf_counter()
+        progress = Progress(f"{name} {epoch + 1}/{epochs}", train, print_freq=10**9, show=False)
+        trained = train_one_epoch(model, loss_fn, optimizer, scheduler, progress, machine, machine.scaler())
+        seconds = time.perf_counter() - began
+        summary = judge(model, val, machine)
+        validated = {key: summary[key] for key in ("loss", "top1", "top5")}
+        history.append({"epoch": epoch + 1, "rate": optimizer.param_groups[0]["lr"], "train": trained,
+                        "val": validated, "seconds": seconds})
+        print(f"{name} epoch {epoch + 1}/{epochs}  train {describe(trained)} | val {describe(validated)} | "
+              f"{seconds:.1f} s", flush=True)
+    if keep is not None:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        with checkpoint.writing(keep) as part:
+            torch.save({"epoch": epochs, "model_arch": name, "state_dict": model.state_dict(),
+                        "best_acc1": history[-1]["val"]["top1"], "settings": {"epochs": epochs}}, part)
+    return history
+
+
+def judge(model: nn.Module, val, machine: Hardware) -> dict:
+    """A metrics.summarize of the validation images, in fp32."""
+    exact = Hardware(machine.device, "off", machine.memory_format)
+    logits, labels = evaluate(model, Progress("val", val, show=False), exact)
+    return summarize(logits["image"], labels)

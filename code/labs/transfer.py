@@ -1,0 +1,117 @@
+"""Transfer learning: features of a trained network, a linear classifier on top. Sheet 002, problem 2.
+
+Features are what the network's last linear layer gets, brought to length 1; on them a logistic regression is fitted,
+its C chosen by cross-validation on the training images. They are kept in --logs, and read again by the next run. Data
+is Oxford-IIIT Pet (torchvision's folder) or any folder in MiniPlaces' layout; the network is torchvision's with
+ImageNet weights, or with --resume one of main.py's.
+"""
+
+import hashlib
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+import attacks
+import checkpoint
+import explain
+import hardware
+import models
+from building import build_model
+from custom_dataloader import make_loader, open_split
+from labs import common, imagenet
+from metrics import summarize
+from utils import BadInput, writing
+
+
+def open_source(args) -> tuple[nn.Module, object, str]:
+    """The network, what makes its input from an H,W,3 array, and a name that is different for different features."""
+    if args.resume:
+        saved, transform = checkpoint.load(args.resume), models.student_transforms("val")
+        name = models.name_of(saved)
+        classes = next(reversed([value for key, value in saved["state_dict"].items() if key.endswith("bias")])).shape[0]
+        example = transform(open_split(args.data, "val")[0][0][0])[None]
+        model = build_model(name, classes, example, args.device, saved=saved, path=args.resume)
+        file = Path(args.resume)
+    else:
+        network = imagenet.open_network(args)
+        model, name, file = network.model, args.network, Path(args.weights) if args.weights else None
+
+        def transform(image):
+            return network.crop(Image.fromarray(image))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file else "imagenet"
+    return model, transform, f"{name}-{digest}"
+
+
+def extract(args, model: nn.Module, transform, split: str) -> tuple[Tensor, Tensor, list[str]]:
+    """Features N,D of length 1, labels, classes."""
+    dataset, names = open_split(args.data, split, transform)
+    linear = next((module for module in reversed(list(model.modules())) if isinstance(module, nn.Linear)), None)
+    if linear is None:
+        raise BadInput(f"{type(model).__name__} ends in no linear layer, so it has no features before one")
+    machine, features, labels = hardware.Hardware(args.device), [], []
+    with attacks.frozen(model), torch.no_grad(), explain.recorded([linear], lambda given, _: given[0]) as seen:
+        for images, truth in make_loader(dataset, args.batch_size, workers=args.workers):
+            model(machine.images(images))
+            features.append(F.normalize(seen[linear].flatten(1).float(), dim=1).cpu())
+            labels.append(truth)
+    return torch.cat(features), torch.cat(labels), names
+
+
+def kept(args, model, transform, name: str, split: str) -> tuple[Tensor, Tensor, list[str]]:
+    """The same, from --logs if a run before has left them there."""
+    labels = "".join(map(str, getattr(open_split(args.data, split)[0], "names", [args.data])))
+    key = hashlib.sha256(f"{Path(args.data).resolve()} {labels}".encode()).hexdigest()[:12]
+    file = args.logs / f"features-{name}-{key}-{split}.pt"
+    if file.exists():
+        return tuple(checkpoint.read(file, "Remove it, and it is made anew").values())
+    found = extract(args, model, transform, split)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with writing(file) as part:
+        torch.save(dict(zip(("features", "labels", "names"), found)), part)
+    return found
+
+
+def fit(features: Tensor, labels: Tensor):
+    """A logistic regression, its C chosen by cross-validation (scikit-learn)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    folds = min(3, int(labels.bincount()[labels.unique()].min()))
+    if folds < 2:
+        raise BadInput("transfer: a class has only one training image; cross-validation needs two of each")
+    grid = {"C": [0.1, 1.0, 10.0, 100.0, 1000.0]}
+    return GridSearchCV(LogisticRegression(max_iter=2000), grid, cv=folds).fit(features.numpy(), labels.numpy())
+
+
+def job(args) -> None:
+    model, transform, name = open_source(args)
+    train, val = (kept(args, model, transform, name, split) for split in ("train", "val"))
+    search = fit(*train[:2])
+    scores = torch.full((len(val[1]), len(train[2])), -1e9)
+    scores[:, search.classes_] = torch.from_numpy(search.best_estimator_.predict_log_proba(val[0].numpy())).float()
+    judged = summarize(scores, val[1])
+    rows = [{"network": name.rpartition("-")[0], "features": train[0].shape[1], "training images": len(train[1]),
+             "test images": len(val[1]), "classes": len(train[2]), "C": search.best_params_["C"],
+             "cross-validated": 100 * search.best_score_, "top-1": judged["top1"],
+             "mean per-class accuracy": judged["mean_class_accuracy"], "mAP": judged["mAP"]}]
+    picture = common.figures.confusion(judged["confusion"], val[2])
+    common.publish(args, "transfer", rows, {"transfer_confusion": picture},
+                   class_accuracy=dict(zip(val[2], judged["class_accuracy"])))
+
+
+def main(argv=None) -> None:
+    parser = common.parser("transfer", __doc__)
+    imagenet.add_flags(parser)
+    parser.add_argument("--resume", metavar="PATH", help="features of this checkpoint of main.py, instead of --network")
+    parser.add_argument("-b", "--batch-size", type=int, default=64, metavar="N", help="images at once (default: 64)")
+    parser.add_argument("-j", "--workers", type=int, default=2, metavar="N", help="processes that load (default: 2)")
+    parser.add_argument("--logs", type=Path, default=common.ROOT / "logs/labs", metavar="DIR",
+                        help="where features are kept (default: logs/labs)")
+    common.run("transfer", job, parser, argv)
+
+
+if __name__ == "__main__":
+    main()
