@@ -136,7 +136,9 @@ def attack(threat: Threat, model: nn.Module, images: Tensor, labels: Tensor, tar
                 chance = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
                 points = low + chance * (high - low)
             walk = WALKS[threat.rule](threat, points.clamp(low, high), low, high, steps)
-            _descend(walk, goal, model, rows if attempt == 0 else rows[~outcome.success], outcome, threat.keep)
+            todo = rows if attempt == 0 else rows[~outcome.success]
+            if len(todo):  # many networks cannot take a batch of nothing
+                _descend(walk, goal, model, todo, outcome, threat.keep)
     return outcome
 
 
@@ -217,7 +219,7 @@ class _Momentum(_Sign):
         self.halved = torch.zeros(len(points), dtype=torch.bool, device=points.device)
 
     def step(self, rows: Tensor, losses: Tensor, gradients: Tensor) -> None:
-        self.falls[rows] += losses < self.last_loss[rows]
+        self.falls[rows] += (losses < self.last_loss[rows]) & (self.done > 0)
         self.last_loss[rows] = losses
         better = losses < self.lowest[rows]
         self.lowest[rows[better]] = losses[better]
@@ -252,7 +254,7 @@ def checkpoints(steps: int) -> set[int]:
     while places[-1] < 1:
         gap = max(gap - 0.03, 0.06)
         places.append(places[-1] + gap)
-    return {math.ceil(place * steps) for place in places[1:-1]}
+    return {math.ceil(round(place * steps, 6)) for place in places[1:-1]}
 
 
 def box(images: Tensor, epsilon: float, valid: tuple[Sequence[float], Sequence[float]] | None = None
@@ -262,12 +264,13 @@ def box(images: Tensor, epsilon: float, valid: tuple[Sequence[float], Sequence[f
     In float32 `images + epsilon` itself is too far away for many values. `valid` bounds the channels as well; an image
     that lies outside it may stay where it is.
     """
-    exact = images.double()
+    exact = images.cpu().double() if images.device.type == "mps" else images.double()  # MPS has no float64
     low, high = exact - epsilon, exact + epsilon
     if valid is not None:
-        least, most = (torch.tensor(ends, dtype=torch.float64, device=images.device).view(-1, 1, 1) for ends in valid)
+        least, most = (torch.tensor(ends, dtype=torch.float64, device=exact.device).view(-1, 1, 1) for ends in valid)
         low, high = low.maximum(least.minimum(exact)), high.minimum(most.maximum(exact))
-    return _rounded(low, images.dtype, math.inf), _rounded(high, images.dtype, -math.inf)
+    return tuple(_rounded(bound, images.dtype, towards).to(images.device)
+                 for bound, towards in ((low, math.inf), (high, -math.inf)))
 
 
 def _rounded(exact: Tensor, dtype: torch.dtype, towards: float) -> Tensor:

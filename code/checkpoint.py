@@ -63,6 +63,9 @@ def load_weights(model: nn.Module, weights: dict, path: str | os.PathLike) -> No
     own = model.state_dict()
     wrong = [f"{name} is {_shape(weights[name])} in the file and {_shape(own[name])} in the model"
              for name in own if name in weights and weights[name].shape != own[name].shape]
+    # Files from before torch 0.4.1, some of torchvision's among them, do not count BatchNorm's batches.
+    uncounted = {name: own[name] for name in own if name.endswith("num_batches_tracked") and name not in weights}
+    weights = {**weights, **uncounted}
     wrong += [f"{name} is not in the file" for name in own if name not in weights]
     wrong += [f"{name} is not in the model" for name in weights if name not in own]
     if wrong:

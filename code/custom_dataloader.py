@@ -132,6 +132,10 @@ def open_split(folder: str | os.PathLike, split: str, transforms: Callable | Non
     if any((folder / name).exists() for name in ("train.txt", "val.txt")):
         names = class_names(folder)
         return MiniPlacesLoader(folder, num_classes=len(names), split=split, transforms=transforms), names
+    there = [marker for marker in TORCHVISION if (folder / marker).is_dir()]
+    if len(there) > 1:
+        raise BadInput(f"{folder}: holds several data sets, {', '.join(there)}; name the folder of one: "
+                       f"{folder / there[-1]}")
     for marker, (kind, *arguments) in TORCHVISION.items():
         for root in (folder, *list(folder.resolve().parents)[: marker.count("/") + 1]):
             if (root / marker).is_dir() and (root / marker).resolve().is_relative_to(folder.resolve()):

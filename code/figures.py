@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from utils import denormalize, writing
 # Okabe and Ito's colours, apart for colour-blind readers as well: blue, vermilion, green, orange, purple, sky, black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
 TRAIN, VAL = COLOURS[:2]
+rcParams["text.parse_math"] = False  # a class or a file may have dollar signs in its name
 
 
 def save(figure: Figure, path: str | os.PathLike, dpi: int = 110) -> None:

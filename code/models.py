@@ -89,9 +89,9 @@ def build_resnet18(num_classes: int, pretrained: bool, weights: str | None) -> n
     return model
 
 
-def read_pretrained(path: str) -> dict:
-    """A bare state_dict from disk, without unpickling objects."""
-    state = read(path, f"Download {ResNet18_Weights.DEFAULT.url} and give its path with --weights")
+def read_pretrained(path: str, url: str = ResNet18_Weights.DEFAULT.url) -> dict:
+    """A bare state_dict from disk, without unpickling objects; `url` is where there is one."""
+    state = read(path, f"Download {url} and give its path with --weights")
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise BadInput(f"--weights {path}: holds no bare state_dict; a checkpoint of this scaffold goes with --resume")
     return state

@@ -14,7 +14,7 @@ from attacks import Threat
 from labs import classes, common, cost, curves, saliency, sweep
 from metrics import summarize, top_k
 
-LABS = sorted(path.stem for path in (CODE / "labs").glob("*.py") if path.stem not in ("__init__", "common"))
+LABS = sorted(path.stem for path in (CODE / "labs").glob("*.py") if "def main(" in path.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +174,8 @@ def test_multiply_adds_are_those_of_the_layers():
 def test_convolutions(lab, tmp_path):
     rows, _, _ = lab("convolutions", "--epochs", 1, "--train-batch", 8, "--logs", tmp_path / "logs")
     assert [row["convolution"] for row in rows] == ["nn.Conv2d", "own (unfold)", "own (flat)"]
-    assert float(rows[0]["time ratio"]) == float(rows[0]["memory ratio"]) == 1
-    assert len({row["top-1"] for row in rows}) <= 3
+    seconds = [float(row["batch (s)"]) for row in rows]
+    assert float(rows[1]["time ratio"]) == pytest.approx(seconds[1] / seconds[0], rel=0.05)
 
 
 def test_robust(lab, runs, tmp_path):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import attacks
-from self_check import SelfCheck, rising, sample
+from self_check import SelfCheck, sample
 from student_code import PGDAttack
 
 
@@ -32,6 +32,11 @@ class Uphill(Untargeted):
 class Unclipped(Untargeted):
     def perturb(self, model, images):
         return super().perturb(model, images) * 1.01
+
+
+class InPlace(Untargeted):
+    def perturb(self, model, images):
+        return images.copy_(super().perturb(model, images))
 
 
 class Rude(Untargeted):
@@ -58,7 +63,8 @@ def test_an_honest_attack_passes(trained):
 
 @pytest.mark.parametrize(("attack", "failed"), [
     (Uphill, "random noise does worse"), (Unclipped, "no value leaves the box"),
-    (Unclipped, "epsilon 0 changes nothing"), (Rude, "the model is what it was")])
+    (Unclipped, "epsilon 0 changes nothing"), (InPlace, "model and images are what they were"),
+    (Rude, "model and images are what they were")])
 def test_what_is_wrong_is_found(trained, attack, failed):
     line = lines(trained, attack)[failed]
     assert not line.passed
@@ -96,9 +102,12 @@ def test_what_withstands_is_what_every_attempt_leaves(trained):
     assert len(check.attempts) == 3, "the clean images, and two attempts inside the box; one went beyond"
 
 
-def test_rising():
-    assert rising([1, 2, 2, 1.6, 5])
-    assert not rising([1, 2, 1.4])
+def test_one_image_is_no_fall(trained):
+    model, images, labels = trained
+    for count, slip in ((40, 2.5), (200, 0.5)):
+        check = SelfCheck(None, 1, 1, 1, model, images[:count], labels[:count], None)
+        assert check.rising([1, 2, 2, 2 - slip, 5])
+        assert not check.rising([1, 2, 2 - 2 * slip])
 
 
 def test_sample():

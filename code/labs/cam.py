@@ -33,7 +33,7 @@ def job(args) -> None:
 
 def main(argv=None) -> None:
     parser = common.parser("cam", __doc__, resume="one")
-    parser.add_argument("--count", type=int, default=5, metavar="N", help="images (default: 5)")
+    parser.add_argument("--count", type=common.COUNT, default=5, metavar="N", help="images (default: 5)")
     common.run("cam", job, parser, argv)
 
 

@@ -22,7 +22,7 @@ from custom_dataloader import make_loader, open_split
 from labs import common
 from labs.training import fit
 from student_code import init_weights
-from utils import IMAGENET_MEAN, IMAGENET_STD
+from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput
 
 
 class Block(nn.Module):
@@ -74,6 +74,9 @@ class Small(Dataset):
         count = len(dataset) if limit is None else min(limit, len(dataset))
         chosen = np.linspace(0, len(dataset) - 1, count).astype(int).tolist()
         self.images, self.labels = zip(*(dataset[i] for i in chosen))
+        if sizes := {image.shape[:2] for image in self.images} - {(32, 32)}:
+            height, width = sizes.pop()
+            raise BadInput(f"this lab is for CIFAR-10's images of 32x32 pixels; there is one of {height}x{width}")
         self.transform = transform
 
     def __len__(self) -> int:
@@ -120,7 +123,7 @@ def job(args) -> None:
              "val accuracy": last["val"]["top1"], "best": best["val"]["top1"], "in epoch": best["epoch"],
              "epoch (s)": sum(row["seconds"] for row in history) / epochs}]
     counts = [len(loader.dataset) for loader in (train, val)]
-    title = f"ResNet on CIFAR-10: {counts[0]:,} training, {counts[1]:,} validation images"
+    title = f"ResNet on {common.Path(args.data).name}: {counts[0]:,} training, {counts[1]:,} validation images"
     common.publish(args, "cifar_resnet", rows, {"cifar_resnet": common.figures.loss_and_accuracy(history, title)},
                    history=history, seed=args.seed)
     print(f"checkpoint: {keep}; its class activation maps: python -m labs.cam {args.data} --resume {keep}")

@@ -46,8 +46,9 @@ def job(args) -> None:
 
 def main(argv=None) -> None:
     parser = common.parser("classes", __doc__, resume="one")
-    parser.add_argument("--ends", type=int, default=3, metavar="N", help="best and worst classes shown (default: 3)")
-    parser.add_argument("--count", type=int, default=6, metavar="N", help="images of each (default: 6)")
+    parser.add_argument("--ends", type=common.COUNT, default=3, metavar="N",
+                        help="best and worst classes shown (default: 3)")
+    parser.add_argument("--count", type=common.COUNT, default=6, metavar="N", help="images of each (default: 6)")
     common.run("classes", job, parser, argv)
 
 

@@ -20,12 +20,14 @@ import checkpoint
 import figures
 import hardware
 import models
+from arguments import number
 from building import build_model
 from custom_dataloader import make_loader, open_split
 from run_folder import plain, provenance
 from utils import BadInput, writing
 
 ROOT = Path(__file__).resolve().parents[2]
+COUNT = number(int, 1)  # of flags
 
 # ------------------------------------------------------------------------------------------- flags
 
@@ -39,9 +41,9 @@ def parser(name: str, doc: str, data: bool = True, resume: str | None = None,
     if data:
         made.add_argument("data", metavar="DIR", help="data, as for main.py")
     if data and resume:
-        made.add_argument("--images", type=int, metavar="N", help="take so many validation images, from all over the "
+        made.add_argument("--images", type=COUNT, metavar="N", help="take so many validation images, from all over the "
                           "split (default: all)")
-        made.add_argument("-b", "--batch-size", type=int, default=100, metavar="N",
+        made.add_argument("-b", "--batch-size", type=COUNT, default=100, metavar="N",
                           help="images at once (default: 100)")
     if resume == "one":
         made.add_argument("--resume", required=True, metavar="PATH", help="checkpoint of the network")
@@ -49,9 +51,10 @@ def parser(name: str, doc: str, data: bool = True, resume: str | None = None,
         made.add_argument("--resume", required=True, nargs="+", metavar="PATH", help="checkpoints of the networks")
         made.add_argument("--names", nargs="+", metavar="NAME", help="what to call them (default: by their model)")
     if trains is not None:
-        made.add_argument("--epochs", type=int, metavar="N", help="of each training (default: %(default)s)")
-        made.add_argument("--lr", type=float, metavar="LR", help="peak learning rate (default: %(default)s)")
-        made.add_argument("--train-batch", type=int, default=64, metavar="N",
+        made.add_argument("--epochs", type=COUNT, metavar="N", help="of each training (default: %(default)s)")
+        made.add_argument("--lr", type=number(float, 0, above=True), metavar="LR",
+                          help="peak learning rate (default: %(default)s)")
+        made.add_argument("--train-batch", type=COUNT, default=64, metavar="N",
                           help="images a step (default: %(default)s)")
         made.add_argument("--seed", type=int, default=0, metavar="N", help="of all trainings (default: 0)")
         made.add_argument("--logs", type=Path, default=ROOT / "logs/labs", metavar="DIR", help="where the run folders "
@@ -68,7 +71,7 @@ def add_threat(made: argparse.ArgumentParser) -> None:
     group = made.add_argument_group("attack (defaults: the sheet's)")
     group.add_argument("--epsilon", type=float, default=0.1, metavar="E", help="largest change, in normalised units: "
                        "0.1 is about 6 of 255 levels (default: 0.1)")
-    group.add_argument("--steps", type=int, default=10, metavar="N",
+    group.add_argument("--steps", type=COUNT, default=10, metavar="N",
                        help="backward passes of an attempt (default: 10)")
     group.add_argument("--step-size", type=float, default=0.01, metavar="S", help="in normalised units; 0 stands for "
                        "2.5 * epsilon / steps (default: 0.01)")
@@ -117,6 +120,12 @@ def lab_of(saved: dict):
     return importlib.import_module(name) if name else None
 
 
+def convolution_of(saved: dict) -> str | None:
+    """Which own convolution a network of main.py's is made of."""
+    conv = saved.get("settings", {}).get("use_custom_conv") or None
+    return "unfold" if conv is True else conv  # until there were two of them, the checkpoint said yes or no
+
+
 def open_images(args: argparse.Namespace, split: str = "val", transform: Callable | None = None
                 ) -> tuple[Tensor, Tensor, list[str]]:
     """All images N,3,H,W of a split, or --images of them; labels N; names of the classes.
@@ -156,14 +165,19 @@ class Trained:
             return torch.cat([self.model(self.machine.images(x)).cpu() for x in images.split(self.batch)])
 
     def attack(self, threat: attacks.Threat, targets: Tensor | None = None) -> attacks.Outcome:
-        """The outcome for all images, on the CPU. Gradients are computed in what is fast here, successes too: what a
-        table says about attacked images it has from `logits`."""
+        """The outcome for all images, on the CPU.
+
+        An attack that only descends looks for its gradients in what is fast here; one that acts on its successes, in
+        fp32, in which `logits` judges it.
+        """
+        exact = hardware.Hardware(self.machine.device, "off", self.machine.memory_format)
+        machine = self.machine if threat.keep == "last" and threat.restarts == 1 else exact
         parts = []
         for chosen in tqdm(torch.arange(len(self.images)).split(self.batch), desc=f"attack {self.title}", leave=False,
                            disable=None):
-            images, labels = self.machine.images(self.images[chosen]), self.machine.labels(self.labels[chosen])
-            some = None if targets is None else self.machine.labels(targets[chosen])
-            with self.machine.autocast():
+            images, labels = machine.images(self.images[chosen]), machine.labels(self.labels[chosen])
+            some = None if targets is None else machine.labels(targets[chosen])
+            with machine.autocast():
                 parts.append(attacks.attack(threat, self.model, images, labels, some))
         return attacks.Outcome(**{field: torch.cat([getattr(part, field).cpu() for part in parts],
                                                    dim=1 if field == "losses" else 0) for field in vars(parts[0])})
@@ -180,9 +194,9 @@ def open_trained(args: argparse.Namespace, paths: Sequence[str], titles: Sequenc
     lab = labs.pop()
     images, labels, names = open_images(args, transform=lab.VAL if lab else None)
     opened = [open_one(args, path, one, images, labels, names) for path, one in zip(paths, saved)]
-    for number, one in enumerate(opened):
+    for place, one in enumerate(opened):
         alike = [other for other in opened if other.name == one.name]
-        one.title = titles[number] if titles else f"{one.name} {alike.index(one) + 1}" if len(alike) > 1 else one.name
+        one.title = titles[place] if titles else f"{one.name} {alike.index(one) + 1}" if len(alike) > 1 else one.name
     return opened
 
 
@@ -193,9 +207,8 @@ def open_one(args: argparse.Namespace, path: str, saved: dict, images: Tensor, l
         checkpoint.load_weights(model, saved["state_dict"], path)
         model.to(args.device)
     else:
-        name, conv = models.name_of(saved), saved.get("settings", {}).get("use_custom_conv")
-        model = build_model(name, len(names), images[:1], args.device, "unfold" if conv is True else conv or None,
-                            saved=saved, path=path)
+        name = models.name_of(saved)
+        model = build_model(name, len(names), images[:1], args.device, convolution_of(saved), saved=saved, path=path)
     layout = hardware.pick_memory_format(model, images[:1], args.device)
     amp = hardware.pick_amp("auto", args.device)
     machine = hardware.Hardware(args.device, "off" if amp == "fp16" else amp, layout)  # fp16 loses small gradients

@@ -6,6 +6,7 @@ fast on this machine; the accuracies are those of the checkpoints on the validat
 
 from labs import common, cost
 from metrics import summarize
+from utils import BadInput
 
 
 def epochs(saved: dict) -> str:
@@ -18,7 +19,9 @@ def job(args) -> None:
     rows = []
     for network in networks:
         judged = summarize(network.logits(), network.labels)
-        conv = network.saved.get("settings", {}).get("use_custom_conv") or None
+        if common.lab_of(network.saved):
+            raise BadInput(f"{network.title} is a lab's network; this table is for main.py's")
+        conv = common.convolution_of(network.saved)
         size = network.images.shape[-1]
         spent = cost.measure(network.name, len(network.names), size, args.step_batch, conv, args.gpu)
         rows.append({"network": network.title, "parameters": spent["parameters"],
@@ -38,8 +41,8 @@ def job(args) -> None:
 
 def main(argv=None) -> None:
     parser = common.parser("compare", __doc__, resume="several")
-    parser.add_argument("--step-batch", type=int, default=64, metavar="N", help="images in the training step that is "
-                        "measured (default: 64)")
+    parser.add_argument("--step-batch", type=common.COUNT, default=64, metavar="N",
+                        help="images in the training step that is measured (default: 64)")
     common.run("compare", job, parser, argv)
 
 

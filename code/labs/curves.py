@@ -4,6 +4,7 @@ Documents 000, figures 3 to 8, and 001, figures 5 to 11. Read from the event fil
 run folders that main.py prints.
 """
 
+import math
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -41,7 +42,7 @@ def by_epoch(steps: list[float], values: list[float]) -> tuple[list, list]:
     """The mean over each epoch: single batches jump."""
     sums: dict[int, list[float]] = {}
     for step, value in zip(steps, values):
-        sums.setdefault(-int(-step // 1) or 1, []).append(value)
+        sums.setdefault(max(1, math.ceil(step - 1e-6)), []).append(value)
     return list(sums), [sum(many) / len(many) for many in sums.values()]
 
 

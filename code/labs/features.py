@@ -40,7 +40,7 @@ def main(argv=None) -> None:
     parser.add_argument("--image", type=int, metavar="N", help="which validation image, from 0 (default: the first)")
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="modules whose outputs to show (default: the "
                         "first, the middle and the last convolution)")
-    parser.add_argument("--count", type=int, default=5, metavar="N", help="maps of each layer (default: 5)")
+    parser.add_argument("--count", type=common.COUNT, default=5, metavar="N", help="maps of each layer (default: 5)")
     common.run("features", job, parser, argv)
 
 

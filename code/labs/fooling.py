@@ -14,6 +14,7 @@ import torchvision.transforms.v2.functional as T
 from torch import Tensor, nn
 
 import attacks
+from arguments import number
 from attacks import Threat
 from labs import common, imagenet
 from pictures import spread
@@ -43,6 +44,7 @@ class Case:
     truth: list[int]
     targets: list[int]
     categories: list[str]
+    known: str  # what the table calls `truth`: "true", or "seen clean" where nobody has said what a photograph shows
 
 
 def from_photos(args) -> Case:
@@ -55,22 +57,22 @@ def from_photos(args) -> Case:
     with torch.no_grad():
         truth = network.model(images).argmax(1).tolist()
     for (path, _, _), label in zip(pairs, truth):
-        named = common.Path(path).stem.lower().replace("_", " ")
-        if not set(named.split()) & set(network.categories[label].lower().replace(",", "").split()):
-            print(f"note: {path} is taken for {network.categories[label]} before any attack")
+        print(f"{path} is taken for {network.categories[label]} before any attack; what follows goes by that")
     return Case(network.title, network.model, images, truth, [network.index(target) for _, _, target in pairs],
-                network.categories)
+                network.categories, "seen clean")
 
 
 def from_checkpoint(args) -> Case:
     network, = common.open_trained(args, [args.resume])
     scores = network.logits()
     known = (scores.argmax(1) == network.labels).nonzero()[:, 0]
+    if not len(known):
+        raise BadInput(f"{args.resume}: none of the {len(scores)} images is recognised: nothing to be fooled")
     chosen = known[spread(network.labels[known], args.count)]
     model = imagenet.Normalized(network.model, IMAGENET_MEAN, IMAGENET_STD).to(args.device).eval()
     return Case(f"{network.title} of {common.Path(args.data).name}", model,
                 denormalize(network.images[chosen]).to(args.device), network.labels[chosen].tolist(),
-                scores[chosen].argmin(1).tolist(), network.names)
+                scores[chosen].argmin(1).tolist(), network.names, "true")
 
 
 def fool(case: Case, epsilon: float, steps: int) -> Tensor:
@@ -91,7 +93,7 @@ def table(case: Case, adversarial: Tensor) -> tuple[list[dict], dict]:
                 scores = case.model(changed).softmax(1).cpu()
             for i, score in enumerate(scores):
                 said = int(score.argmax())
-                rows.append({"photo": i + 1, "kind": kind, "change": change, "true": case.categories[case.truth[i]],
+                rows.append({"photo": i + 1, "kind": kind, "change": change, case.known: case.categories[case.truth[i]],
                              "target": case.categories[case.targets[i]], "seen": case.categories[said],
                              "probability": score[said].item(), "of the truth": score[case.truth[i]].item(),
                              "of the target": score[case.targets[i]].item()})
@@ -106,11 +108,12 @@ def discuss(rows: list[dict]) -> list[str]:
         clean, attacked = ([row for row in rows if (row["kind"], row["change"]) == (kind, change)]
                            for kind in ("clean", "adversarial"))
         count = len(clean)
-        right, still = sum(row["seen"] == row["true"] for row in clean), sum(r["seen"] == r["true"] for r in attacked)
+        known = next(name for name in ("true", "seen clean") if name in clean[0])
+        right, still = (sum(row["seen"] == row[known] for row in some) for some in (clean, attacked))
         fooled = sum(row["seen"] == row["target"] for row in attacked)
         mean = sum(row["of the target"] for row in attacked) / count
-        said.append(f"{change}: of {count} clean photographs {right} are recognised; of the adversarial ones {fooled} "
-                    f"are taken for their target (mean probability {mean:.0%}), {still} for what they show, "
+        said.append(f"{change}: of {count} clean photographs {right} keep their label; of the adversarial ones "
+                    f"{fooled} are taken for their target (mean probability {mean:.0%}), {still} for their own label, "
                     f"{count - fooled - still} for something else.")
     return said
 
@@ -143,11 +146,12 @@ def main(argv=None) -> None:
     parser.add_argument("photos", nargs="*", metavar="PHOTO=TARGET", help="photographs, and what they shall be taken "
                         "for: a name or number of ImageNet's")
     imagenet.add_flags(parser)
-    parser.add_argument("--epsilon", type=float, default=4.0, metavar="E", help="largest change, of 255 (default: 4)")
-    parser.add_argument("--steps", type=int, default=40, metavar="N", help="backward passes (default: 40)")
+    parser.add_argument("--epsilon", type=number(float, 0, 255, above=True), default=4.0, metavar="E",
+                        help="largest change, of 255 (default: 4)")
+    parser.add_argument("--steps", type=common.COUNT, default=40, metavar="N", help="backward passes (default: 40)")
     parser.add_argument("--resume", metavar="PATH", help="a network of main.py's instead, on images of --data")
     parser.add_argument("--data", metavar="DIR", help="with --resume: its data")
-    parser.add_argument("--count", type=int, default=4, metavar="N", help="with --resume: images (default: 4)")
+    parser.add_argument("--count", type=common.COUNT, default=4, metavar="N", help="with --resume: images (default: 4)")
     parser.set_defaults(images=None, batch_size=100)
     common.run("fooling", job, parser, argv)
 

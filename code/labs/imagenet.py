@@ -16,6 +16,8 @@ import checkpoint
 from models import read_pretrained
 from utils import BadInput, load_image
 
+CHANGED = ("googlenet", "inception", "densenet", "vit", "regnet_y_")  # some of their files, at least
+
 
 @dataclass
 class Pretrained:
@@ -66,13 +68,19 @@ def open_network(args: argparse.Namespace) -> Pretrained:
     if args.network not in list_models(torchvision.models):
         raise BadInput(f"--network {args.network}: torchvision has no such classifier; some are resnet18, resnet50, "
                        "vgg16, mobilenet_v3_small, convnext_tiny")
-    weights = get_model_weights(args.network).DEFAULT
-    model = get_model(args.network)
+    known = get_model_weights(args.network)
+    weights, title = known.DEFAULT, f"{args.network} ({known.DEFAULT})"
     if args.weights:
-        checkpoint.load_weights(model, read_pretrained(args.weights), args.weights)
+        if args.network.startswith(CHANGED):
+            raise BadInput(f"--weights does not go with {args.network}, whose files torchvision changes as it reads "
+                           "them; take a resnet, vgg, mobilenet, shufflenet, efficientnet or convnext")
+        weights = next((one for one in known if Path(one.url).name == Path(args.weights).name), weights)
+        title = f"{args.network}, weights of {Path(args.weights).name}"
+        model = get_model(args.network)
+        checkpoint.load_weights(model, read_pretrained(args.weights, weights.url), args.weights)
     else:
         try:
-            model.load_state_dict(weights.get_state_dict(progress=False, check_hash=True))
+            model = get_model(args.network, weights=weights, progress=False)
         except (URLError, OSError) as error:
             raise BadInput(f"the ImageNet weights of {args.network} cannot be downloaded ({error}). Fetch {weights.url}"
                            " where there is a network, and pass the file with --weights "
@@ -81,4 +89,4 @@ def open_network(args: argparse.Namespace) -> Pretrained:
     crop = ImageClassification(crop_size=preset.crop_size[0], resize_size=preset.resize_size[0], mean=(0.0, 0.0, 0.0),
                                std=(1.0, 1.0, 1.0), interpolation=preset.interpolation, antialias=True)
     wrapped = Normalized(model, preset.mean, preset.std).to(args.device).eval()
-    return Pretrained(f"{args.network} ({weights})", wrapped, crop, weights.meta["categories"])
+    return Pretrained(title, wrapped, crop, weights.meta["categories"])

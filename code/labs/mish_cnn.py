@@ -57,7 +57,7 @@ class Residual(nn.Module):
 
 
 class Better(nn.Module):
-    """Small filters first, then four residual stages at 32, 16, 8 and 4 pixels. N,3,32,32 -> N,num_classes."""
+    """Small filters first, then residual stages at 16, 16, 8 and 4 pixels. N,3,32,32 -> N,num_classes."""
 
     def __init__(self, num_classes: int = 10):
         super().__init__()
@@ -108,7 +108,7 @@ def job(args) -> None:
     runs = {kind: {("loss", "train"): ([row["epoch"] for row in history], [row["train"]["loss"] for row in history]),
                    ("top1", "val"): ([row["epoch"] for row in history], [row["val"]["top1"] for row in history])}
             for kind, history in histories.items()}
-    title = f"CIFAR-10, {rows[0]['training images']:,} training images"
+    title = f"{common.Path(args.data).name}, {rows[0]['training images']:,} training images"
     pictures["mish_cnn"] = common.figures.losses_side_by_side(runs, title)
     common.publish(args, "mish_cnn", rows, pictures, histories=histories, seed=args.seed)
 

@@ -34,8 +34,8 @@ def job(args) -> None:
 
 def main(argv=None) -> None:
     parser = common.parser("noise", __doc__, resume="one")
-    parser.add_argument("--count", type=int, default=5, metavar="N", help="images shown, all of which the network "
-                        "recognises before the attack (default: 5)")
+    parser.add_argument("--count", type=common.COUNT, default=5, metavar="N",
+                        help="images shown, which the network recognises before the attack (default: 5)")
     common.add_threat(parser)
     common.run("noise", job, parser, argv)
 

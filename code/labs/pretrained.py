@@ -45,7 +45,7 @@ def main(argv=None) -> None:
     parser = common.parser("pretrained", __doc__, data=False)
     parser.add_argument("what", choices=("topk", "features"), help="the first guesses, or feature maps")
     parser.add_argument("photo", type=common.Path, metavar="PHOTO", help="an image file")
-    parser.add_argument("--count", type=int, metavar="N",
+    parser.add_argument("--count", type=common.COUNT, metavar="N",
                         help="guesses (default: 3), or maps of each layer (default: 5)")
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="layers of the feature maps (default: the "
                         "first, the middle and the last convolution)")

@@ -16,11 +16,12 @@ WAYS = {"sheet": ("--model", "adv-simplenet"), "pgd": ("--adversarial", "pgd"), 
 def train(args) -> dict[str, str]:
     """{what tables call it: checkpoint} of the network before, the control, and the robust one."""
     name = models.name_of(checkpoint.load(args.resume))
-    if args.by == "sheet" and name not in ("simplenet", "adv-simplenet"):
+    plain = "simplenet" if name == "adv-simplenet" else name  # the control must not attack its images
+    if args.by == "sheet" and plain != "simplenet":
         raise BadInput(f"--by sheet trains AdvSimpleNet, and {args.resume} is {name}; take --by pgd or --by fast")
     flags = "--resume", args.resume, "--start-epoch", "0", "--warmup", "1"
-    ways = WAYS[args.by] if args.by == "sheet" else (*WAYS[args.by], "--model", name)
-    folders = {f"{name} + {args.epochs} clean epochs": common.train(args, *flags, "--model", name),
+    ways = WAYS[args.by] if args.by == "sheet" else (*WAYS[args.by], "--model", plain)
+    folders = {f"{name} + {args.epochs} clean epochs": common.train(args, *flags, "--model", plain),
                f"{name} + {args.epochs} adversarial": common.train(args, *flags, *ways)}
     return {name: args.resume, **{title: str(folder / "models" / checkpoint.LAST) for title, folder in folders.items()}}
 

@@ -53,7 +53,7 @@ def concentration(heat: torch.Tensor) -> float:
 
 def main(argv=None) -> None:
     parser = common.parser("saliency", __doc__, resume="one")
-    parser.add_argument("--count", type=int, default=6, metavar="N", help="images of each kind (default: 6)")
+    parser.add_argument("--count", type=common.COUNT, default=6, metavar="N", help="images of each kind (default: 6)")
     parser.add_argument("--logit", action="store_true", help="gradient of the predicted label's logit, not of the loss")
     common.run("saliency", job, parser, argv)
 

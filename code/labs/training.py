@@ -13,7 +13,7 @@ from engine import WarmupCosine, evaluate, train_one_epoch
 from hardware import Hardware
 from metrics import summarize
 from progress import Progress, describe
-from utils import seed_everything
+from utils import BadInput, seed_everything
 
 
 class Batches:
@@ -41,12 +41,17 @@ def fit(name: str, model: nn.Module, train, val, machine: Hardware, epochs: int,
     """Train for `epochs`, validating after each; a row for each epoch, as figures.curves draws them.
 
     The learning rate is constant, or with `warmup` epochs of warm-up the engine's cosine. `keep` is the file for the
-    checkpoint of the last epoch. Afterwards the model is in evaluation mode.
+    checkpoint of the last epoch. Afterwards the model is in evaluation mode. Raises BadInput if the training images
+    make no whole batch.
     """
+    if not len(train):
+        raise BadInput(f"{name}: there are fewer training images than --train-batch; take a smaller one")
     schedule = (lambda step: 1.0) if warmup is None else WarmupCosine(epochs, warmup, len(train))
     scheduler, loss_fn, history = LambdaLR(optimizer, schedule), nn.CrossEntropyLoss(), []
     for epoch in range(epochs):
         seed_everything(seed, epoch)
+        if hasattr(train, "sampler"):
+            train.sampler.epoch = epoch  # another order, and other random views, in each epoch
         began = time.perf_counter()
         progress = Progress(f"{name} {epoch + 1}/{epochs}", train, print_freq=10**9, show=False)
         trained = train_one_epoch(model, loss_fn, optimizer, scheduler, progress, machine, machine.scaler())

@@ -7,6 +7,8 @@ ImageNet weights, or with --resume one of main.py's.
 """
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,14 +18,25 @@ from torch import Tensor, nn
 
 import attacks
 import checkpoint
+import data_cache
 import explain
 import hardware
 import models
 from building import build_model
-from custom_dataloader import make_loader, open_split
+from custom_dataloader import MiniPlacesLoader, make_loader, open_split
 from labs import common, imagenet
 from metrics import summarize
 from utils import BadInput, writing
+
+
+@dataclass
+class Cropped:
+    """An H,W,3 array as ImageNet's weights want it; a class, so that workers can be sent it."""
+
+    crop: Callable
+
+    def __call__(self, image):
+        return self.crop(Image.fromarray(image))
 
 
 def open_source(args) -> tuple[nn.Module, object, str]:
@@ -39,8 +52,7 @@ def open_source(args) -> tuple[nn.Module, object, str]:
         network = imagenet.open_network(args)
         model, name, file = network.model, args.network, Path(args.weights) if args.weights else None
 
-        def transform(image):
-            return network.crop(Image.fromarray(image))
+        transform = Cropped(network.crop)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file else "imagenet"
     return model, transform, f"{name}-{digest}"
 
@@ -62,8 +74,9 @@ def extract(args, model: nn.Module, transform, split: str) -> tuple[Tensor, Tens
 
 def kept(args, model, transform, name: str, split: str) -> tuple[Tensor, Tensor, list[str]]:
     """The same, from --logs if a run before has left them there."""
-    labels = "".join(map(str, getattr(open_split(args.data, split)[0], "names", [args.data])))
-    key = hashlib.sha256(f"{Path(args.data).resolve()} {labels}".encode()).hexdigest()[:12]
+    dataset, _ = open_split(args.data, split)
+    images = data_cache.key_of(dataset) if isinstance(dataset, MiniPlacesLoader) else Path(args.data).resolve()
+    key = hashlib.sha256(f"{images} {getattr(transform, 'transforms', transform)}".encode()).hexdigest()[:12]
     file = args.logs / f"features-{name}-{key}-{split}.pt"
     if file.exists():
         return tuple(checkpoint.read(file, "Remove it, and it is made anew").values())
@@ -106,7 +119,8 @@ def main(argv=None) -> None:
     parser = common.parser("transfer", __doc__)
     imagenet.add_flags(parser)
     parser.add_argument("--resume", metavar="PATH", help="features of this checkpoint of main.py, instead of --network")
-    parser.add_argument("-b", "--batch-size", type=int, default=64, metavar="N", help="images at once (default: 64)")
+    parser.add_argument("-b", "--batch-size", type=common.COUNT, default=64, metavar="N",
+                        help="images at once (default: 64)")
     parser.add_argument("-j", "--workers", type=int, default=2, metavar="N", help="processes that load (default: 2)")
     parser.add_argument("--logs", type=Path, default=common.ROOT / "logs/labs", metavar="DIR",
                         help="where features are kept (default: logs/labs)")
