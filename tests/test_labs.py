@@ -9,9 +9,10 @@ import pytest
 import torch
 from conftest import CODE
 
+import attacks
 import checkpoint
 from attacks import Threat
-from labs import classes, common, cost, curves, saliency, sweep
+from labs import classes, common, convolutions, cost, curves, robust, saliency, sweep
 from metrics import summarize, top_k
 
 LABS = sorted(path.stem for path in (CODE / "labs").glob("*.py") if "def main(" in path.read_text())
@@ -55,6 +56,13 @@ def lab(tmp_path, scenes, runs, capsys):
     return run
 
 
+@pytest.fixture
+def weaker(monkeypatch):
+    """The strong setting with few steps: what it finds is tested elsewhere, and here costs most of the time."""
+    for module in (sweep, robust):
+        monkeypatch.setattr(module, "strong", lambda epsilon, *_: attacks.strong(epsilon, 3, 1))
+
+
 def network(scenes, folder) -> common.Trained:
     args = common.parser("x", "", resume="one").parse_args([str(scenes), "--resume", saved(folder)])
     args.device = torch.device("cpu")
@@ -75,7 +83,7 @@ def test_attacked(lab, runs, scenes):
     assert set(pictures) == {"attacked"}
 
 
-def test_sweep(lab, runs):
+def test_sweep(lab, runs, weaker):
     rows, content, pictures = lab("sweep", "--resume", saved(runs["simplenet"]), "--quick")
     assert len(rows) == 4
     assert {(row["label"], row["chosen"]) for row in rows} == {(label, when) for label in sweep.LABELS
@@ -161,24 +169,28 @@ def test_compare(lab, runs):
     assert all(float(row["memory of a step (MB)"]) > 1 and float(row["images/s"]) > 0 for row in rows)
 
 
-def test_multiply_adds_are_those_of_the_layers():
-    found = cost.measure("simplenet", 4, 32, 2, gpu=-1)
+def test_multiply_adds_are_those_of_the_layers(capsys):
+    cost.main("simplenet 4 32 2 --gpu -1".split())
+    found = json.loads(capsys.readouterr().out)
     by_hand = (16 * 16 * 64 * 147 + 8 * 8 * (64 * 64 + 64 * 576 + 64 * 256)
                + 4 * 4 * (256 * 128 + 128 * 1152 + 128 * 512) + 512 * 4)
     assert found["multiply_adds"] == by_hand
     assert found["parameters"] == 365028 - 96 * 513
-    own = cost.measure("simplenet", 4, 32, 2, "unfold", gpu=-1)
-    assert own["multiply_adds"] == by_hand, "the same work, by unfold and a product"
+    cost.main("simplenet 4 32 2 --gpu -1 --conv unfold".split())
+    assert json.loads(capsys.readouterr().out)["multiply_adds"] == by_hand, "the same work, by unfold and a product"
 
 
-def test_convolutions(lab, tmp_path):
+def test_convolutions(lab, tmp_path, monkeypatch):
+    kinds = dict(list(convolutions.KINDS.items())[:2])
+    assert list(convolutions.KINDS) == ["nn.Conv2d", "own (unfold)", "own (flat)"]
+    monkeypatch.setattr(convolutions, "KINDS", kinds)
     rows, _, _ = lab("convolutions", "--epochs", 1, "--train-batch", 8, "--logs", tmp_path / "logs")
-    assert [row["convolution"] for row in rows] == ["nn.Conv2d", "own (unfold)", "own (flat)"]
+    assert [row["convolution"] for row in rows] == list(kinds)
     seconds = [float(row["batch (s)"]) for row in rows]
     assert float(rows[1]["time ratio"]) == pytest.approx(seconds[1] / seconds[0], rel=0.05)
 
 
-def test_robust(lab, runs, tmp_path):
+def test_robust(lab, runs, tmp_path, weaker):
     rows, _, pictures = lab("robust", "--resume", saved(runs["simplenet"]), "--epochs", 1, "--train-batch", 8,
                                   "--logs", tmp_path / "logs")
     assert len(rows) == 6
