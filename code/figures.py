@@ -1,6 +1,7 @@
 """Every picture that people look at. Arrays in, a matplotlib Figure out; `save` writes it as PNG."""
 
 import os
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,11 @@ rcParams["text.parse_math"] = False  # a class or a file may have dollar signs i
 def save(figure: Figure, path: str | os.PathLike, dpi: int = 110) -> None:
     with writing(path) as part:
         figure.savefig(part, dpi=dpi, format="png")
+
+
+def headline(figure: Figure, text: str, fontsize: float = 11) -> None:
+    """The figure's title, in as many lines as its width asks for."""
+    figure.suptitle(textwrap.fill(text, max(20, int(130 * figure.get_figwidth() / fontsize))), fontsize=fontsize)
 
 
 def pixels(images: Tensor) -> np.ndarray:
@@ -47,7 +53,7 @@ def curves(history: Sequence[dict], title: str = "") -> Figure:
     for axis in figure.axes:
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
@@ -70,7 +76,7 @@ def several_runs(runs: dict[str, dict], title: str = "") -> Figure:
     cut_spikes(figure.axes[3])
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
-    figure.suptitle(title or "validation solid, training (augmented images) dashed")
+    headline(figure, title or "validation solid, training (augmented images) dashed")
     return figure
 
 
@@ -97,7 +103,7 @@ def lines(panels: dict[str, dict[str, tuple]], xlabels: Sequence[str], ylabel: s
         axis.grid(alpha=0.3)
         axis.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel(ylabel)
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
@@ -117,7 +123,7 @@ def bars(panels: dict[str, dict[str, Sequence[float]]], groups: Sequence[str], y
     handles, names = figure.axes[0].get_legend_handles_labels()
     columns = min(len(names), int(figure.get_figwidth() // 2.4))
     figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
@@ -134,7 +140,7 @@ def loss_and_accuracy(history: Sequence[dict], title: str = "") -> Figure:
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
@@ -149,7 +155,7 @@ def losses_side_by_side(runs: dict[str, dict], title: str = "") -> Figure:
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
@@ -169,7 +175,7 @@ def attack_rows(original: Tensor, adversarial: Tensor, before: Sequence[str], af
         captions = before[row], f"largest change {255 * np.abs(noise[row]).max():.1f} of 255", "", after[row]
         for axis, (name, images), caption in zip(axes, columns.items(), captions):
             show(axis, images[row], name if row == 0 else "", caption)
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
@@ -191,7 +197,7 @@ def overlay_rows(images: Tensor, saliency: Tensor, overlay: Tensor, captions: Se
         show(axes[3 * line + 2, column], blended[i])
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
@@ -211,7 +217,7 @@ def map_rows(images: Tensor, maps: Tensor, captions: Sequence[str], name: str, t
         for axis, way, head in zip(axes[2:], ("bilinear", "nearest"), heads[2:]):
             show(axis, image, head if first else "", extent=extent)
             axis.imshow(heat, cmap="magma", alpha=0.5, extent=extent, interpolation=way)
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
@@ -224,7 +230,7 @@ def photo_rows(rows: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str
             show(axis, image.permute(1, 2, 0).clamp(0, 1).numpy(), head if number == 0 else "", caption)
         if names:
             axes[0].set_ylabel(names[number], fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    headline(figure, title, fontsize=10)
     return figure
 
 
@@ -242,7 +248,7 @@ def map_grid(image: Tensor, layers: dict[str, np.ndarray], captions: dict[str, S
         axes[1].set_ylabel(f"{layer}\n{maps.shape[1]} x {maps.shape[2]}", fontsize=8)
     grid[0, 0].set_axis_on()
     show(grid[0, 0], pixels(image)[0] if normalized else image[0].cpu().permute(1, 2, 0).numpy(), caption="input")
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
@@ -257,7 +263,7 @@ def mosaic(filters: Tensor, columns: int = 16, title: str = "") -> Figure:
     for axis, tile in zip(axes.flat, tiles):
         axis.imshow(tile, interpolation="nearest")
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.45 / (0.58 * rows + 0.45))
-    figure.suptitle(title, fontsize=10)
+    headline(figure, title, fontsize=10)
     return figure
 
 
@@ -273,7 +279,7 @@ def digit_rows(levels: dict[int, tuple[Tensor, Tensor, Tensor]], title: str = ""
             show(axis, image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.spines[:].set(color=VAL if frame else "grey", linewidth=3 if frame else 0.5)
         axes[0].set_ylabel(name, fontsize=8)
-    figure.suptitle(title, fontsize=9)
+    headline(figure, title, fontsize=9)
     return figure
 
 
@@ -289,7 +295,7 @@ def class_examples(rows: dict[str, tuple[Tensor, Sequence[str], Sequence[bool]]]
             show(axis, image, caption=caption)
             axis.spines[:].set(color=TRAIN if fine else VAL, linewidth=1 if fine else 3)
         axes[0].set_ylabel(name, fontsize=8)
-    figure.suptitle(title)
+    headline(figure, title)
     return figure
 
 
