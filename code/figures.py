@@ -85,7 +85,7 @@ def cut_spikes(axis) -> None:
     values = np.concatenate([line.get_ydata() for line in axis.get_lines()] or [[0.0]])
     usual, highest = 1.3 * np.quantile(values, 0.97), values.max()
     if highest > 2 * usual:
-        axis.set_ylim(top=usual)
+        axis.set_ylim(0, usual)
         axis.text(0.98, 0.96, f"largest value {highest:,.0f}, off the scale", transform=axis.transAxes, ha="right",
                   va="top", fontsize=8)
 

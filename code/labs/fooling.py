@@ -127,7 +127,7 @@ def job(args) -> None:
     rows, shown = table(case, adversarial)
     noise, count = (adversarial - case.images).cpu(), len(case.images)
     firsts = [(case.images[i].cpu(), 0.5 + noise[i] / (2 * epsilon), adversarial[i].cpu()) for i in range(count)]
-    captions = [(shown[i, "clean", "as it is"][1], f"noise, 1 is {args.epsilon:g} of 255\nshown {0.5 / epsilon:.0f} x",
+    captions = [(shown[i, "clean", "as it is"][1], f"at most {args.epsilon:g} of 255\nshown {0.5 / epsilon:.0f} x",
                  shown[i, "adversarial", "as it is"][1]) for i in range(count)]
     keys = [(i, kind) for i in range(count) for kind in ("clean", "adversarial")]
     pictures = {"fooling": common.figures.photo_rows(firsts, captions, ("original", "noise", "noise + original"),
