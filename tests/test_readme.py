@@ -57,7 +57,8 @@ def test_flags_of_the_labs(readme, monkeypatch):
     monkeypatch.setattr(common, "run", lambda name, job, parser, argv: parser.parse_args(argv))
     for command in commands:
         name, *flags = shlex.split(command)
-        importlib.import_module(f"labs.{name}").main(flags)
+        if name not in ("mytorch", "cost"):  # what these do has no --help of its own to stop before
+            importlib.import_module(f"labs.{name}").main(flags)
 
 
 @pytest.mark.parametrize("readme", ["README.md", "autograder/README.md"])
@@ -83,7 +84,7 @@ def test_the_tree_names_what_is_there():
     named = re.findall(r"[\w.]+\.(?:py|sh|toml|txt|md)\b", tree)
     assert len(named) > 20
     for name in named:
-        assert list(ROOT.glob(name)) or list(CODE.glob(name)) or list(ROOT.glob(f"*/{name}")), name
+        assert any(list(place.glob(name)) for place in (ROOT, CODE, CODE / "labs", ROOT / "autograder")), name
     for path in CODE.glob("*.py"):
         assert path.name in tree, f"{path.name} is missing in the README's tree"
     for path in (CODE / "labs").glob("[a-z]*.py"):

@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def peak(device: torch.device) -> float | None:
     """MB that this process has taken at most, so far; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")  # Linux; its getrusage would count in what the parent process had taken
+    status = Path(os.sep, "proc", "self", "status")  # Linux; its getrusage would count in what the parent had taken
     if not status.exists():
         return None
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
