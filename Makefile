@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 
 help:
 	@echo "make demo        draw the demo data, train, evaluate, attack; pictures in results/demo (about 3 minutes)"
-	@echo "make test        all tests (about 5 minutes)"
+	@echo "make test        all tests (8 to 16 minutes)"
 	@echo "make lint        ruff"
 	@echo "make grade SUBMISSION=PATH   marks a zip or a folder, as staff will (20 s)"
 	@echo "make starter     the starter for students, made from the solution and checked: starter/, starter.zip"
