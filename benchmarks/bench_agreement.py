@@ -23,23 +23,11 @@ import hardware
 import models
 from attacks import Threat, attack, strong
 from custom_dataloader import open_split
+from labs.imagenet import Normalized
 from utils import IMAGENET_MEAN, IMAGENET_STD
 
 PIXELS = ([0.0] * 3, [1.0] * 3)
 SETTINGS = ((2 / 255, 0.5 / 255, 10), (1 / 255, 0.25 / 255, 10), (4 / 255, 1 / 255, 10), (2 / 255, 0.25 / 255, 40))
-
-
-class Normalized(nn.Module):
-    """A network for images in [0, 1]."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model((images - self.mean) / self.std)
 
 
 def attackers(model: nn.Module, epsilon: float, step: float, steps: int, device: str) -> dict[str, Callable]:
@@ -94,7 +82,7 @@ def main() -> None:
     classes = len(open_split(args.data, "val")[1])
     network = models.build(models.name_of(saved), classes, tuple(images.shape[2:]))
     checkpoint.load_weights(network, saved["state_dict"], args.resume)
-    model = Normalized(network).to(args.device).eval()
+    model = Normalized(network, IMAGENET_MEAN, IMAGENET_STD).to(args.device).eval()
     mean, std = model.mean.cpu(), model.std.cpu()
     pixels = (images.cpu() * std + mean).clamp(0, 1).to(args.device)
     rows = [compare(model, pixels, labels, setting, args) for setting in SETTINGS[: args.settings]]

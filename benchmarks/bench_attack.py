@@ -29,6 +29,7 @@ import models
 from attacks import frozen
 from custom_dataloader import open_split
 from student_code import PGDAttack, SimpleNet
+from utils import spaced
 
 EPSILON, STEP, STEPS = 0.1, 0.01, 10
 LOW, HIGH = -4.0, 4.0
@@ -59,8 +60,7 @@ def all_images(args: argparse.Namespace) -> tuple[Tensor, Tensor]:
     images, labels = [], []
     for split in ("val", "train"):
         dataset, _ = open_split(args.data, split, models.student_transforms("val"))
-        chosen = torch.linspace(0, len(dataset) - 1, min(len(dataset), args.images - len(images))).long()
-        for image, label in (dataset[i] for i in chosen.tolist()):
+        for image, label in (dataset[i] for i in spaced(len(dataset), args.images - len(images))):
             images.append(image)
             labels.append(label)
     return torch.stack(images).to(args.device), torch.tensor(labels, device=args.device)

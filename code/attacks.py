@@ -94,6 +94,12 @@ class Outcome:
         return 100 * ((self.first_success >= 0) & (self.first_success <= passes)).float().mean().item()
 
     @staticmethod
+    def joined(parts: Sequence["Outcome"]) -> "Outcome":
+        """The outcomes of several batches as one, on the CPU."""
+        return Outcome(**{name: torch.cat([getattr(part, name).cpu() for part in parts], dim=int(name == "losses"))
+                          for name in vars(parts[0])})
+
+    @staticmethod
     def none_yet(images: Tensor, passes: int) -> "Outcome":
         zeros = torch.zeros(len(images), dtype=torch.long, device=images.device)
         return Outcome(images.clone(), zeros.bool(), zeros - 1, zeros.clone(), zeros.float(),

@@ -121,36 +121,18 @@ def bars(panels: dict[str, dict[str, Sequence[float]]], groups: Sequence[str], y
         axis.grid(axis="y", alpha=0.3)
         axis.set_axisbelow(True)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    columns = min(len(names), int(figure.get_figwidth() // 2.4))
+    columns = min(len(names), int(figure.get_figwidth() / (0.7 + 0.085 * max(map(len, names)))))
     figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     headline(figure, title)
     return figure
 
 
-def loss_and_accuracy(history: Sequence[dict], title: str = "") -> Figure:
-    """Loss and accuracy over the epochs, training and validation; `history` as `curves` takes it."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    epochs = [row["epoch"] for row in history]
-    panels = {"loss": "cross-entropy loss", "top1": "accuracy (%)"}
-    for axis, (key, label) in zip(figure.subplots(1, 2), panels.items()):
-        for split, colour, mark in (("train", TRAIN, "o"), ("val", VAL, "s")):
-            axis.plot(epochs, [row[split][key] for row in history], color=colour, marker=mark, markersize=3,
-                      label={"train": "training", "val": "validation"}[split])
-        axis.set(xlabel="epoch", ylabel=label)
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    headline(figure, title)
-    return figure
-
-
-def losses_side_by_side(runs: dict[str, dict], title: str = "") -> Figure:
-    """Training loss and validation accuracy of several networks, a colour each; `runs` as `several_runs` takes it."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    panels = {("loss", "train"): "training loss", ("top1", "val"): "test accuracy (%)"}
-    for axis, (key, label) in zip(figure.subplots(1, 2), panels.items()):
-        for (name, series), colour, mark in zip(runs.items(), COLOURS, "osD^vP*"):
-            axis.plot(*series[key], color=colour, marker=mark, markersize=3, label=name)
+def over_epochs(panels: dict[str, dict[str, tuple]], title: str = "") -> Figure:
+    """A panel for each {label of the y axis: {line: (epochs, values)}}, side by side."""
+    figure = Figure(figsize=(4.5 * len(panels), 3.7), layout="constrained")
+    for axis, (label, series) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        for (name, (epochs, values)), colour, mark in zip(series.items(), COLOURS, "osD^vP*"):
+            axis.plot(epochs, values, color=colour, marker=mark, markersize=3, label=name)
         axis.set(xlabel="epoch", ylabel=label)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
@@ -192,7 +174,8 @@ def overlay_rows(images: Tensor, saliency: Tensor, overlay: Tensor, captions: Se
     blended = overlay.cpu().permute(0, 2, 3, 1).numpy()
     for i, image in enumerate(pixels(images)):
         line, column = divmod(i, per_line)
-        show(axes[3 * line, column], image, captions[i])
+        show(axes[3 * line, column], image)
+        axes[3 * line, column].set_title(captions[i], fontsize=7.5)
         show(axes[3 * line + 1, column], heat[i] / max(np.quantile(heat[i], 0.99), 1e-12), cmap="magma", vmin=0, vmax=1)
         show(axes[3 * line + 2, column], blended[i])
     for axis in axes.flat:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import attacks
+from utils import spaced
 
 IMAGES = 200
 LITTLE, SLIP = 2.0, 0.5  # percentage points: four images of 200, and one; of fewer images at least one
@@ -37,8 +38,7 @@ class Check:
 
 def sample(dataset: Dataset, count: int = IMAGES) -> tuple[Tensor, Tensor]:
     """Images and labels from all over the data set, at even distances."""
-    chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).long().tolist()
-    images, labels = zip(*(dataset[i] for i in chosen))
+    images, labels = zip(*(dataset[i] for i in spaced(len(dataset), count)))
     return torch.stack(images), torch.tensor(labels)
 
 

@@ -103,6 +103,11 @@ def image_grid(images: Tensor, per_row: int = 10) -> Tensor:
 # ---------------------------------------------------------------------------------- averages and seeds
 
 
+def spaced(length: int, count: int) -> list[int]:
+    """Up to `count` of the indices 0 to length - 1, at even distances: what is sorted by class gives some of each."""
+    return torch.linspace(0, length - 1, min(count, length)).long().tolist()
+
+
 class AverageMeter:
     """A running mean: `val` the newest value, `sum`, `count`, `avg`. Values may be tensors: nothing is synchronised."""
 

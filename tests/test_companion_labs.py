@@ -159,9 +159,9 @@ def test_batches_are_all_images_once():
     images = torch.arange(10.0)[:, None]
     shuffled = [labels.tolist() for _, labels in training.Batches(images, torch.arange(10), 4, shuffle=True)]
     assert [len(batch) for batch in shuffled] == [4, 4]
-    in_order = training.Batches(images, torch.arange(10), 4, change=lambda x: -x)
+    in_order = training.Batches(images, torch.arange(10), 4)
     assert len(in_order) == 3
-    assert torch.cat([x for x, _ in in_order]).flatten().tolist() == [-float(i) for i in range(10)]
+    assert torch.equal(torch.cat([x for x, _ in in_order]), images)
 
 
 # ------------------------------------------------------------------------- B3, B4: ResNet for CIFAR-10
@@ -264,7 +264,7 @@ def test_an_attack_stays_in_the_box_and_among_pixels():
 # -------------------------------------------------------------------------- C1-C3, C7, C8: pretrained
 
 
-SMALL = "shufflenet_v2_x0_5"
+SMALL = "squeezenet1_1"
 PHOTOS = {"bell_pepper": (945, 0), "tabby": (281, 3), "beach": (978, 5), "lamp": (846, 8)}  # category, drawing
 
 
@@ -275,27 +275,20 @@ def photos(tmp_path_factory):
     for name, (_, scene) in PHOTOS.items():
         image = demo_data.draw(scene, 7, 0, 1)
         save_image(folder / f"{name}.jpg", cv2.resize(image, (300, 260), interpolation=cv2.INTER_CUBIC))
-    torch.manual_seed(0)
-    model = imagenet.get_model(SMALL)
+    torch.manual_seed(1)
+    model = imagenet.get_model(SMALL).eval()
     preset = imagenet.get_model_weights(SMALL).DEFAULT.transforms()
     from PIL import Image
 
     images = torch.stack([preset(Image.open(folder / f"{name}.jpg")) for name in PHOTOS])
     labels = torch.tensor([category for category, _ in PHOTOS.values()])
-    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-    for _ in range(40):
+    optimizer = torch.optim.Adam(model.parameters(), 3e-4)
+    for _ in range(60):
         optimizer.zero_grad()
         noisy = images + 0.1 * torch.randn_like(images)
         nn.functional.cross_entropy(model(noisy), labels).backward()
         optimizer.step()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # an average over the calls below
-    with torch.no_grad():
-        for _ in range(3):
-            model(images + 0.1 * torch.randn_like(images))
-    assert (model.eval()(images).argmax(1) == labels).all(), "or the tests say nothing"
+    assert (model(images).argmax(1) == labels).all(), "or the tests say nothing"
     torch.save(model.state_dict(), folder / "weights.pth")
     return folder
 
@@ -363,7 +356,7 @@ def test_changes_of_a_photograph():
 def test_transfer(lab, photos, tiny, tmp_path):
     flags = "transfer", tiny, *with_weights(photos), "-j", 0, "--logs", tmp_path / "logs"
     rows, content, _ = lab(*flags)
-    assert (rows[0]["features"], rows[0]["training images"]) == ("1024", "40")
+    assert (rows[0]["features"], rows[0]["training images"]) == ("512", "40")
     assert set(content["class_accuracy"]) == {demo_data.SCENES[i].__name__ for i in range(4)}
     files = sorted((tmp_path / "logs").glob("features-*.pt"))
     assert len(files) == 2

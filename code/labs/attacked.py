@@ -5,6 +5,7 @@ Documents 000, tables 2 and 3, and 001, table 3. `--strong` says what is left un
 
 from collections.abc import Sequence
 
+import figures
 from attacks import Threat
 from labs import common
 from labs.common import Trained
@@ -28,7 +29,7 @@ def measure(network: Trained, threat: Threat) -> dict:
 def figure(rows: Sequence[dict], title: str):
     panels = {f"{name} accuracy": {kind: [row[f"{name} {kind}"] for row in rows] for kind in ("clean", "adversarial")}
               for name in MEASURES}
-    return common.figures.bars(panels, [row["network"] for row in rows], "%", title)
+    return figures.bars(panels, [row["network"] for row in rows], "%", title)
 
 
 def describe(threat: Threat) -> str:

@@ -5,6 +5,7 @@ says so: the length of the predicted logit's gradient by each token's embedding.
 """
 
 import explain
+import figures
 from labs import common
 from pictures import spread
 
@@ -26,7 +27,7 @@ def job(args) -> None:
              "probability": scores[i].max().item(), "map mean": m.mean().item(), "map largest": m.max().item()}
             for i, m in zip(chosen, maps)]
     captions = [f"true: {row['true']}\nseen: {row['seen']} {row['probability']:.0%}" for row in rows]
-    picture = common.figures.map_rows(network.images[chosen], maps, captions, name,
+    picture = figures.map_rows(network.images[chosen], maps, captions, name,
                                       f"{network.title}: {name} of the predicted label")
     common.publish(args, "cam", rows, {"cam": picture}, kind=name)
 

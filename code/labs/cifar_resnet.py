@@ -9,20 +9,21 @@ second one's ReLU after the sum). He initialisation, Adam, sheet's transforms.
 """
 
 from itertools import pairwise
+from pathlib import Path
 
-import numpy as np
 import torch
 import torchvision.transforms as transforms
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+import figures
 import hardware
 from custom_dataloader import make_loader, open_split
 from labs import common
-from labs.training import fit
+from labs.training import fit, panels
 from student_code import init_weights
-from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput
+from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput, spaced
 
 
 class Block(nn.Module):
@@ -71,8 +72,7 @@ class Small(Dataset):
     """A split of small images, decoded once, each transformed as it is asked for."""
 
     def __init__(self, dataset: Dataset, transform, limit: int | None = None):
-        count = len(dataset) if limit is None else min(limit, len(dataset))
-        chosen = np.linspace(0, len(dataset) - 1, count).astype(int).tolist()
+        chosen = spaced(len(dataset), len(dataset) if limit is None else limit)
         self.images, self.labels = zip(*(dataset[i] for i in chosen))
         if sizes := {image.shape[:2] for image in self.images} - {(32, 32)}:
             height, width = sizes.pop()
@@ -123,8 +123,8 @@ def job(args) -> None:
              "val accuracy": last["val"]["top1"], "best": best["val"]["top1"], "in epoch": best["epoch"],
              "epoch (s)": sum(row["seconds"] for row in history) / epochs}]
     counts = [len(loader.dataset) for loader in (train, val)]
-    title = f"ResNet on {common.Path(args.data).name}: {counts[0]:,} training, {counts[1]:,} validation images"
-    common.publish(args, "cifar_resnet", rows, {"cifar_resnet": common.figures.loss_and_accuracy(history, title)},
+    title = f"ResNet on {Path(args.data).name}: {counts[0]:,} training, {counts[1]:,} validation images"
+    common.publish(args, "cifar_resnet", rows, {"cifar_resnet": figures.over_epochs(panels(history), title)},
                    history=history, seed=args.seed)
     print(f"checkpoint: {keep}; its class activation maps: python -m labs.cam {args.data} --resume {keep}")
 

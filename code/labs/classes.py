@@ -2,6 +2,7 @@
 
 import torch
 
+import figures
 from labs import common
 from metrics import summarize
 
@@ -37,9 +38,9 @@ def job(args) -> None:
     shown = {f"{row['class']}\n{row['accuracy']:.0f} %": examples(network, scores, row["label"], args.count)
              for row in ends}
     title = f"{network.title}: best and worst classes; a thick frame marks a mistake"
-    pictures = {"classes_examples": common.figures.class_examples(shown, title),
-                "classes_bars": common.figures.class_bars(judged["class_accuracy"], network.names),
-                "classes_confusion": common.figures.confusion(judged["confusion"], network.names)}
+    pictures = {"classes_examples": figures.class_examples(shown, title),
+                "classes_bars": figures.class_bars(judged["class_accuracy"], network.names),
+                "classes_confusion": figures.confusion(judged["confusion"], network.names)}
     common.publish(args, "classes", rows, pictures, top1=judged["top1"],
                    mean_class_accuracy=judged["mean_class_accuracy"])
 

@@ -24,7 +24,7 @@ from arguments import number
 from building import build_model
 from custom_dataloader import make_loader, open_split
 from run_folder import plain, provenance
-from utils import BadInput, writing
+from utils import BadInput, spaced, writing
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNT = number(int, 1)  # of flags
@@ -138,8 +138,7 @@ def open_images(args: argparse.Namespace, split: str = "val", transform: Callabl
     count = len(dataset) if args.images is None else args.images
     if not 0 < count <= len(dataset):
         raise BadInput(f"--images {count}: {args.data} has {len(dataset)} images in {split}")
-    chosen = torch.linspace(0, len(dataset) - 1, count).long().tolist()
-    loader = make_loader(torch.utils.data.Subset(dataset, chosen), args.batch_size, workers=0)
+    loader = make_loader(torch.utils.data.Subset(dataset, spaced(len(dataset), count)), args.batch_size, workers=0)
     images, labels = zip(*loader)
     return torch.cat(images), torch.cat(labels), names
 
@@ -179,8 +178,7 @@ class Trained:
             some = None if targets is None else machine.labels(targets[chosen])
             with machine.autocast():
                 parts.append(attacks.attack(threat, self.model, images, labels, some))
-        return attacks.Outcome(**{field: torch.cat([getattr(part, field).cpu() for part in parts],
-                                                   dim=1 if field == "losses" else 0) for field in vars(parts[0])})
+        return attacks.Outcome.joined(parts)
 
 
 def open_trained(args: argparse.Namespace, paths: Sequence[str], titles: Sequence[str] | None = None) -> list[Trained]:

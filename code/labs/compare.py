@@ -4,6 +4,7 @@ Document 001, table 1. Speed and memory are those of a training step, on random 
 fast on this machine; the accuracies are those of the checkpoints on the validation images.
 """
 
+import figures
 from labs import common, cost
 from metrics import summarize
 from utils import BadInput
@@ -35,7 +36,7 @@ def job(args) -> None:
     panels = {title: {k: [row[k] for row in rows] for k in ("top-1", "top-5", "mAP")}}
     groups = [f"{row['network']}\n{row['parameters'] / 1e6:.2f} M parameters\n{row['multiply-adds (M)']:,.0f} M "
               f"multiply-adds\n{row['images/s']:,.0f} images/s" for row in rows]
-    common.publish(args, "compare", rows, {"compare": common.figures.bars(panels, groups, "%")},
+    common.publish(args, "compare", rows, {"compare": figures.bars(panels, groups, "%")},
                    step_batch=args.step_batch)
 
 

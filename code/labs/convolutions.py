@@ -7,6 +7,8 @@ training step in a process of its own.
 import json
 import statistics
 
+import figures
+import models
 from custom_dataloader import open_split
 from labs import common, cost, curves
 
@@ -14,7 +16,7 @@ KINDS = {"nn.Conv2d": (), "own (unfold)": ("--use-custom-conv", "unfold"), "own 
 
 
 def job(args) -> None:
-    dataset, names = open_split(args.data, "val", common.models.student_transforms("val"))
+    dataset, names = open_split(args.data, "val", models.student_transforms("val"))
     size, rows, runs = dataset[0][0].shape[-1], [], {}
     for kind, flags in KINDS.items():
         folder = common.train(args, "--model", "simplenet", *flags)
@@ -29,7 +31,7 @@ def job(args) -> None:
     for row in rows:
         for name, measure in (("time ratio", "batch (s)"), ("memory ratio", "memory of a step (MB)")):
             row[name] = row[measure] / rows[0][measure] if rows[0][measure] else None
-    picture = common.figures.several_runs(runs, f"SimpleNet, {args.epochs} epochs; training dashed, validation solid")
+    picture = figures.several_runs(runs, f"SimpleNet, {args.epochs} epochs; training dashed, validation solid")
     common.publish(args, "convolutions", rows, {"convolutions": picture}, epochs=args.epochs, seed=args.seed)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import figures
 from labs import common
 from utils import BadInput
 
@@ -57,7 +58,7 @@ def job(args) -> None:
         rows.append({"run": name, "epochs": max(series["top1", "train"][0]), "best top-1": best,
                      **{f"last {k} {split}": series[k, split][1][-1] for k in ("top1", "top5") for split in
                         ("train", "val")}, "last validation loss": series["loss", "val"][1][-1]})
-    common.publish(args, "curves", rows, {"curves": common.figures.several_runs(runs, args.title)},
+    common.publish(args, "curves", rows, {"curves": figures.several_runs(runs, args.title)},
                    series={name: {" ".join(key): values for key, values in series.items()}
                            for name, series in runs.items()})
 

@@ -19,12 +19,13 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 import attacks
+import figures
 import hardware
 from attacks import Threat
 from labs import common
 from labs.mnist_cnn import MnistCNN, normalized, open_mnist
 from labs.training import Batches, fit, judge
-from utils import BadInput
+from utils import BadInput, spaced
 
 LEVELS = (4, 8, 12, 16, 18, 20, 22, 24, 26, 28, 32, 40, 48)  # epsilon, of 255
 PIXELS = ([0.0], [1.0])
@@ -72,15 +73,9 @@ def attack(model: nn.Module, task: str, level: int, images: Tensor, labels: Tens
     for x, y in zip(images.split(batch), labels.split(batch)):
         targets = torch.full_like(y, TO) if threat.objective == "targeted" else None
         parts.append(attacks.attack(threat, model, x, y, targets))
-    outcome = attacks.Outcome(**{field: torch.cat([getattr(part, field) for part in parts], int(field == "losses"))
-                                 for field in vars(parts[0])})
+    outcome = attacks.Outcome.joined(parts)
     assert outcome.passes.max() <= BUDGETS[task], f"{task}: {outcome.passes.max()} backward passes"
     return outcome
-
-
-def spaced(length: int, count: int) -> Tensor:
-    """Up to `count` indices at even distances: MNIST's first test images are easier than its last."""
-    return torch.linspace(0, length - 1, min(count, length)).long()
 
 
 def interval(successes: int, count: int) -> tuple[float, float]:
@@ -119,6 +114,7 @@ def job(args) -> None:
         with torch.no_grad():
             said = torch.cat([model(x).argmax(1) for x in images.split(500)])
         known = (said == labels).nonzero()[:, 0]
+        # From all over: MNIST's first test images are easier than its last.
         ones, some = known[labels[known] == FROM], known[spaced(len(known), args.images)]
         if not len(ones):
             raise BadInput(f"model {name} recognises no {FROM} of the test images; train it for longer")
@@ -130,7 +126,7 @@ def job(args) -> None:
                           **compared(outcomes["targeted"].success, outcomes["improved"].success)})
             print(common.table(rows[-3:]).split("\n", 1)[1], flush=True)
             if name == "A":
-                shown[level] = images[ones][:6], outcomes["improved"].images[:6], outcomes["improved"].success[:6]
+                shown[level] = images[ones][:6].cpu(), outcomes["improved"].images[:6], outcomes["improved"].success[:6]
     print(f"test accuracy: A {accuracy['A']:.2f} %, B {accuracy['B']:.2f} %\n\nimproved against plain, image by image:")
     print(common.table(pairs))
     publish(args, rows, pairs, shown, accuracy)
@@ -140,9 +136,9 @@ def publish(args, rows: list[dict], pairs: list[dict], shown: dict, accuracy: di
     panels = {f"model {name}": {task: tuple(zip(*((row["epsilon (of 255)"], row["success"], row["low"], row["high"])
                                                   for row in rows if (row["model"], row["attack"]) == (name, task))))
                                 for task in TASKS} for name in MODELS}
-    pictures = {"evasion": common.figures.lines(panels, ["epsilon (of 255)"] * 2, "success (%), 95 % intervals",
+    pictures = {"evasion": figures.lines(panels, ["epsilon (of 255)"] * 2, "success (%), 95 % intervals",
                                                 "untargeted: 20 passes; targeted 1 to 8, plain and improved: 100"),
-                "evasion_images": common.figures.digit_rows(shown, "model A, improved attack on ones; an orange frame "
+                "evasion_images": figures.digit_rows(shown, "model A, improved attack on ones; an orange frame "
                                                             "marks what is taken for 8")}
     four = {f"{row['model']} at {row['epsilon (of 255)']}": round(row["improved"], 2) for row in pairs
             if row["epsilon (of 255)"] in (8, 16)}

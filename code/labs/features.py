@@ -6,10 +6,31 @@ its three channels, is stretched to its own full contrast.
 """
 
 
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
 import explain
+import figures
 from labs import common
 from pictures import spread
 from utils import BadInput
+
+
+def chosen_maps(model: nn.Module, image: Tensor, layers: Sequence[str] | None,
+                count: int) -> tuple[list[dict], dict, dict]:
+    """Of one image 1,3,H,W: a row of the table for each map, and {layer: maps in [0, 1]}, {layer: captions}."""
+    layers = layers or explain.at_depths([*explain.convolutions(model)], 3)
+    rows, shown, captions = [], {}, {}
+    for layer, found in explain.feature_maps(model, image, layers).items():
+        maps = found[0].cpu()
+        channels = explain.most_different(maps, count)
+        rows += [{"layer": layer, "channel": channel, "of": len(maps),
+                  "height": maps.shape[1], "width": maps.shape[2], "smallest": maps[channel].min().item(),
+                  "largest": maps[channel].max().item()} for channel in channels]
+        shown[layer] = explain.stretched(maps[channels]).numpy()
+        captions[layer] = [f"channel {channel}" for channel in channels]
+    return rows, shown, captions
 
 
 def job(args) -> None:
@@ -18,19 +39,12 @@ def job(args) -> None:
     if not 0 <= index < len(network.images):
         raise BadInput(f"--image {index}: there are the images 0 to {len(network.images) - 1}")
     image = network.machine.images(network.images[index : index + 1])
-    layers = args.layers or explain.at_depths([*explain.convolutions(network.model)], 3)
-    maps = {layer: found[0].cpu() for layer, found in explain.feature_maps(network.model, image, layers).items()}
-    chosen = {layer: explain.most_different(found, args.count) for layer, found in maps.items()}
-    rows = [{"layer": layer, "channel": channel, "of": len(maps[layer]), "height": maps[layer].shape[1],
-             "width": maps[layer].shape[2], "smallest": maps[layer][channel].min().item(),
-             "largest": maps[layer][channel].max().item()} for layer in layers for channel in chosen[layer]]
-    shown = {layer: explain.stretched(maps[layer][chosen[layer]]).numpy() for layer in layers}
-    captions = {layer: [f"channel {channel}" for channel in chosen[layer]] for layer in layers}
+    rows, shown, captions = chosen_maps(network.model, image, args.layers, args.count)
     filters = explain.first_filters(network.model)
     seen = network.names[network.labels[index]]
     title = f"{network.title}: feature maps of image {index} ({seen})"
-    pictures = {"features": common.figures.map_grid(network.images[index : index + 1], shown, captions, title),
-                "filters": common.figures.mosaic(filters, 16, f"{network.title}: {len(filters)} filters, "
+    pictures = {"features": figures.map_grid(network.images[index : index + 1], shown, captions, title),
+                "filters": figures.mosaic(filters, 16, f"{network.title}: {len(filters)} filters, "
                                                  f"{filters.shape[2]} x {filters.shape[3]}, each stretched")}
     common.publish(args, "features", rows, pictures, image=index)
 

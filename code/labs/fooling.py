@@ -8,12 +8,14 @@ main.py's: the first images of as many classes of --data that it recognises, eac
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torchvision.transforms.v2.functional as T
 from torch import Tensor, nn
 
 import attacks
+import figures
 from arguments import number
 from attacks import Threat
 from labs import common, imagenet
@@ -70,7 +72,7 @@ def from_checkpoint(args) -> Case:
         raise BadInput(f"{args.resume}: none of the {len(scores)} images is recognised: nothing to be fooled")
     chosen = known[spread(network.labels[known], args.count)]
     model = imagenet.Normalized(network.model, IMAGENET_MEAN, IMAGENET_STD).to(args.device).eval()
-    return Case(f"{network.title} of {common.Path(args.data).name}", model,
+    return Case(f"{network.title} of {Path(args.data).name}", model,
                 denormalize(network.images[chosen]).to(args.device), network.labels[chosen].tolist(),
                 scores[chosen].argmin(1).tolist(), network.names, "true")
 
@@ -130,9 +132,9 @@ def job(args) -> None:
     captions = [(shown[i, "clean", "as it is"][1], f"at most {args.epsilon:g} of 255\nshown {0.5 / epsilon:.0f} x",
                  shown[i, "adversarial", "as it is"][1]) for i in range(count)]
     keys = [(i, kind) for i in range(count) for kind in ("clean", "adversarial")]
-    pictures = {"fooling": common.figures.photo_rows(firsts, captions, ("original", "noise", "noise + original"),
+    pictures = {"fooling": figures.photo_rows(firsts, captions, ("original", "noise", "noise + original"),
                                                      f"{case.title}: at most {args.epsilon:g} of 255 levels"),
-                "fooling_changes": common.figures.photo_rows(
+                "fooling_changes": figures.photo_rows(
                     [[shown[(*key, change)][0] for change in CHANGES] for key in keys],
                     [[shown[(*key, change)][1] for change in CHANGES] for key in keys], tuple(CHANGES), case.title,
                     [kind for _, kind in keys])}

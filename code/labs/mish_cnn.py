@@ -8,10 +8,13 @@ All three train for the same number of epochs; their training losses go on one p
 mosaic of 4 x 16 each.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 import explain
+import figures
 from labs import common
 from labs.cifar_resnet import VAL, network_machine, open_cifar, transforms
 from labs.training import fit
@@ -103,13 +106,13 @@ def job(args) -> None:
     for kind in args.networks or NETWORKS:
         row, histories[kind], model = learn(args, kind, 1 if args.quick else args.epochs)
         rows.append(row)
-        pictures[f"mish_{kind}_filters"] = common.figures.mosaic(explain.first_filters(model), 16,
+        pictures[f"mish_{kind}_filters"] = figures.mosaic(explain.first_filters(model), 16,
                                                                  f"{kind}: the first layer's filters, each stretched")
-    runs = {kind: {("loss", "train"): ([row["epoch"] for row in history], [row["train"]["loss"] for row in history]),
-                   ("top1", "val"): ([row["epoch"] for row in history], [row["val"]["top1"] for row in history])}
-            for kind, history in histories.items()}
-    title = f"{common.Path(args.data).name}, {rows[0]['training images']:,} training images"
-    pictures["mish_cnn"] = common.figures.losses_side_by_side(runs, title)
+    drawn = {label: {kind: ([row["epoch"] for row in history], [row[split][key] for row in history])
+                     for kind, history in histories.items()}
+             for label, split, key in (("training loss", "train", "loss"), ("test accuracy (%)", "val", "top1"))}
+    title = f"{Path(args.data).name}, {rows[0]['training images']:,} training images"
+    pictures["mish_cnn"] = figures.over_epochs(drawn, title)
     common.publish(args, "mish_cnn", rows, pictures, histories=histories, seed=args.seed)
 
 

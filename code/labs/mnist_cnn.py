@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.datasets import MNIST
 
+import figures
 import hardware
 from labs import common
 from labs.mytorch import Conv2d, MaxPool2d
-from labs.training import Batches, fit
+from labs.training import Batches, fit, panels
 from utils import BadInput
 
 
@@ -80,7 +81,7 @@ def job(args) -> None:
         row["time ratio"] = row["epoch (s)"] / rows[1]["epoch (s)"]
     counts = [len(labels) for _, labels in data.values()]
     title = f"MNIST, own layers: {counts[0]:,} training and {counts[1]:,} validation images"
-    picture = common.figures.loss_and_accuracy(histories["own layers"], title)
+    picture = figures.over_epochs(panels(histories["own layers"]), title)
     common.publish(args, "mnist_cnn", rows, {"mnist_cnn": picture}, histories=histories, seed=args.seed)
 
 

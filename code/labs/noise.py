@@ -4,6 +4,7 @@ Document 000, figures 10 and 11, and 001, figures 13 to 15.
 """
 
 
+import figures
 from labs import attacked, common
 from pictures import spread
 from utils import BadInput
@@ -28,7 +29,7 @@ def job(args) -> None:
     captions = [[f"{row[f'seen {when}']} {row[f'probability {when}']:.0%}" for row in rows]
                 for when in ("before", "after")]
     title = f"{network.title}: {attacked.describe(threat)}"
-    picture = common.figures.attack_rows(network.images, images, *captions, title)
+    picture = figures.attack_rows(network.images, images, *captions, title)
     common.publish(args, "noise", rows, {"noise": picture}, threat=vars(threat))
 
 

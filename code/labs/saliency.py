@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import explain
+import figures
 import models
 from labs import common
 from pictures import spread
@@ -32,7 +33,7 @@ def job(args) -> None:
         overlay = models.from_student("default_visfunction")
         blended = torch.stack([overlay(x[None], vis_output=m[None]) for x, m in zip(images, maps)])
         title = f"{network.title}, classified {kind}ly: image, |gradient of the {of}|, overlay"
-        pictures[f"saliency_{kind}"] = common.figures.overlay_rows(images, maps, blended, captions, title)
+        pictures[f"saliency_{kind}"] = figures.overlay_rows(images, maps, blended, captions, title)
         rows += few
     common.publish(args, "saliency", rows, pictures, of=of)
 

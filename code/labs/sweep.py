@@ -6,6 +6,7 @@ sweep_curves.png. Adversarial images come from one checkpoint.
 
 from collections.abc import Sequence
 
+import figures
 from attacks import Threat, strong
 from labs import common
 from labs.common import Trained
@@ -62,7 +63,7 @@ def bars(rows: list[dict], title: str):
     panels = {f"{k} accuracy left": {f"{label}, {when}": [row[k] for row in rows
                                                           if (row["label"], row["chosen"]) == (label, when)]
                                      for label, when in series} for k in ("top-1", "top-5")}
-    return common.figures.bars(panels, groups, "%", f"{title}; steps / step size / epsilon")
+    return figures.bars(panels, groups, "%", f"{title}; steps / step size / epsilon")
 
 
 def job(args) -> None:
@@ -74,7 +75,7 @@ def job(args) -> None:
     by_epsilon, by_steps = curves(network, EPSILONS[::2] if args.quick else EPSILONS, 10 if args.quick else 50)
     shown = {"10 steps of epsilon / 4 (strong: 20)": by_epsilon, "epsilon 0.1, step 0.01; best point so far": by_steps}
     pictures = {"sweep": bars(rows, title),
-                "sweep_curves": common.figures.lines(shown, ("epsilon (normalised units)", "steps"),
+                "sweep_curves": figures.lines(shown, ("epsilon (normalised units)", "steps"),
                                                      "top-1 accuracy (%)", title)}
     common.publish(args, "sweep", rows, pictures, clean=clean, curves=shown)
 

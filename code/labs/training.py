@@ -1,30 +1,25 @@
 """What the companion sheets' labs train with: batches of tensors in memory, and one loop around main.py's own."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-import checkpoint
 from engine import WarmupCosine, evaluate, train_one_epoch
 from hardware import Hardware
 from metrics import summarize
 from progress import Progress, describe
-from utils import BadInput, seed_everything
+from utils import BadInput, seed_everything, writing
 
 
 class Batches:
-    """(images, labels) from tensors N,...: in order, or shuffled anew in each epoch, the incomplete last batch dropped.
+    """(images, labels) from tensors N,...: in order, or shuffled in each epoch, an incomplete last batch dropped."""
 
-    `change` makes what the network gets from a batch of images, by augmentation for instance.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, batch: int, shuffle: bool = False,
-                 change: Callable[[Tensor], Tensor] | None = None):
-        self.images, self.labels, self.batch, self.shuffle, self.change = images, labels, batch, shuffle, change
+    def __init__(self, images: Tensor, labels: Tensor, batch: int, shuffle: bool = False):
+        self.images, self.labels, self.batch, self.shuffle = images, labels, batch, shuffle
 
     def __len__(self) -> int:
         return len(self.labels) // self.batch if self.shuffle else -(-len(self.labels) // self.batch)
@@ -32,8 +27,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.labels)) if self.shuffle else torch.arange(len(self.labels))
         for chosen in order.split(self.batch)[: len(self)]:
-            images = self.images[chosen]
-            yield (self.change(images) if self.change else images), self.labels[chosen]
+            yield self.images[chosen], self.labels[chosen]
 
 
 def fit(name: str, model: nn.Module, train, val, machine: Hardware, epochs: int, optimizer: torch.optim.Optimizer,
@@ -64,10 +58,18 @@ def fit(name: str, model: nn.Module, train, val, machine: Hardware, epochs: int,
               f"{seconds:.1f} s", flush=True)
     if keep is not None:
         keep.parent.mkdir(parents=True, exist_ok=True)
-        with checkpoint.writing(keep) as part:
+        with writing(keep) as part:
             torch.save({"epoch": epochs, "model_arch": name, "state_dict": model.state_dict(),
                         "best_acc1": history[-1]["val"]["top1"], "settings": {"epochs": epochs}}, part)
     return history
+
+
+def panels(history: list[dict]) -> dict[str, dict[str, tuple]]:
+    """Loss and accuracy of a history, for figures.over_epochs."""
+    epochs = [row["epoch"] for row in history]
+    return {label: {name: (epochs, [row[split][key] for row in history]) for split, name in
+                    (("train", "training"), ("val", "validation"))}
+            for key, label in (("loss", "cross-entropy loss"), ("top1", "accuracy (%)"))}
 
 
 def judge(model: nn.Module, val, machine: Hardware) -> dict:

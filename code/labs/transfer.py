@@ -1,6 +1,6 @@
 """Transfer learning: features of a trained network, a linear classifier on top. Sheet 002, problem 2.
 
-Features are what the network's last linear layer gets, brought to length 1; on them a logistic regression is fitted,
+Features are what the network's last layer gets, brought to length 1; on them a logistic regression is fitted,
 its C chosen by cross-validation on the training images. They are kept in --logs, and read again by the next run. Data
 is Oxford-IIIT Pet (torchvision's folder) or any folder in MiniPlaces' layout; the network is torchvision's with
 ImageNet weights, or with --resume one of main.py's.
@@ -20,6 +20,7 @@ import attacks
 import checkpoint
 import data_cache
 import explain
+import figures
 import hardware
 import models
 from building import build_model
@@ -60,14 +61,14 @@ def open_source(args) -> tuple[nn.Module, object, str]:
 def extract(args, model: nn.Module, transform, split: str) -> tuple[Tensor, Tensor, list[str]]:
     """Features N,D of length 1, labels, classes."""
     dataset, names = open_split(args.data, split, transform)
-    linear = next((module for module in reversed(list(model.modules())) if isinstance(module, nn.Linear)), None)
-    if linear is None:
-        raise BadInput(f"{type(model).__name__} ends in no linear layer, so it has no features before one")
+    # SqueezeNet's last layer is a convolution, before the pooling: its features are pooled here.
+    last = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
     machine, features, labels = hardware.Hardware(args.device), [], []
-    with attacks.frozen(model), torch.no_grad(), explain.recorded([linear], lambda given, _: given[0]) as seen:
+    with attacks.frozen(model), torch.no_grad(), explain.recorded([last], lambda given, _: given[0]) as seen:
         for images, truth in make_loader(dataset, args.batch_size, workers=args.workers):
             model(machine.images(images))
-            features.append(F.normalize(seen[linear].flatten(1).float(), dim=1).cpu())
+            found = seen[last] if isinstance(last, nn.Linear) else seen[last].mean((2, 3))
+            features.append(F.normalize(found.flatten(1).float(), dim=1).cpu())
             labels.append(truth)
     return torch.cat(features), torch.cat(labels), names
 
@@ -110,7 +111,7 @@ def job(args) -> None:
              "test images": len(val[1]), "classes": len(train[2]), "C": search.best_params_["C"],
              "cross-validated": 100 * search.best_score_, "top-1": judged["top1"],
              "mean per-class accuracy": judged["mean_class_accuracy"], "mAP": judged["mAP"]}]
-    picture = common.figures.confusion(judged["confusion"], val[2])
+    picture = figures.confusion(judged["confusion"], val[2])
     common.publish(args, "transfer", rows, {"transfer_confusion": picture},
                    class_accuracy=dict(zip(val[2], judged["class_accuracy"])))
 
