@@ -28,7 +28,7 @@ def job(args) -> None:
             for i, m in zip(chosen, maps)]
     captions = [f"true: {row['true']}\nseen: {row['seen']} {row['probability']:.0%}" for row in rows]
     picture = figures.map_rows(network.images[chosen], maps, captions, name,
-                                      f"{network.title}: {name} of the predicted label")
+                               f"{network.title}: {name} of the predicted label")
     common.publish(args, "cam", rows, {"cam": picture}, kind=name)
 
 

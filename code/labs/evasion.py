@@ -137,9 +137,9 @@ def publish(args, rows: list[dict], pairs: list[dict], shown: dict, accuracy: di
                                                   for row in rows if (row["model"], row["attack"]) == (name, task))))
                                 for task in TASKS} for name in MODELS}
     pictures = {"evasion": figures.lines(panels, ["epsilon (of 255)"] * 2, "success (%), 95 % intervals",
-                                                "untargeted: 20 passes; targeted 1 to 8, plain and improved: 100"),
+                                         "untargeted: 20 passes; targeted 1 to 8, plain and improved: 100"),
                 "evasion_images": figures.digit_rows(shown, "model A, improved attack on ones; an orange frame "
-                                                            "marks what is taken for 8")}
+                                                     "marks what is taken for 8")}
     four = {f"{row['model']} at {row['epsilon (of 255)']}": round(row["improved"], 2) for row in pairs
             if row["epsilon (of 255)"] in (8, 16)}
     numbers = ", ".join(f"{key} of 255: {value:.2f} %" for key, value in four.items())

@@ -45,7 +45,7 @@ def job(args) -> None:
     title = f"{network.title}: feature maps of image {index} ({seen})"
     pictures = {"features": figures.map_grid(network.images[index : index + 1], shown, captions, title),
                 "filters": figures.mosaic(filters, 16, f"{network.title}: {len(filters)} filters, "
-                                                 f"{filters.shape[2]} x {filters.shape[3]}, each stretched")}
+                                          f"{filters.shape[2]} x {filters.shape[3]}, each stretched")}
     common.publish(args, "features", rows, pictures, image=index)
 
 

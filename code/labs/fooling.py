@@ -133,7 +133,7 @@ def job(args) -> None:
                  shown[i, "adversarial", "as it is"][1]) for i in range(count)]
     keys = [(i, kind) for i in range(count) for kind in ("clean", "adversarial")]
     pictures = {"fooling": figures.photo_rows(firsts, captions, ("original", "noise", "noise + original"),
-                                                     f"{case.title}: at most {args.epsilon:g} of 255 levels"),
+                                              f"{case.title}: at most {args.epsilon:g} of 255 levels"),
                 "fooling_changes": figures.photo_rows(
                     [[shown[(*key, change)][0] for change in CHANGES] for key in keys],
                     [[shown[(*key, change)][1] for change in CHANGES] for key in keys], tuple(CHANGES), case.title,

@@ -107,7 +107,7 @@ def job(args) -> None:
         row, histories[kind], model = learn(args, kind, 1 if args.quick else args.epochs)
         rows.append(row)
         pictures[f"mish_{kind}_filters"] = figures.mosaic(explain.first_filters(model), 16,
-                                                                 f"{kind}: the first layer's filters, each stretched")
+                                                          f"{kind}: the first layer's filters, each stretched")
     drawn = {label: {kind: ([row["epoch"] for row in history], [row[split][key] for row in history])
                      for kind, history in histories.items()}
              for label, split, key in (("training loss", "train", "loss"), ("test accuracy (%)", "val", "top1"))}

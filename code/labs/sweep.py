@@ -76,7 +76,7 @@ def job(args) -> None:
     shown = {"10 steps of epsilon / 4 (strong: 20)": by_epsilon, "epsilon 0.1, step 0.01; best point so far": by_steps}
     pictures = {"sweep": bars(rows, title),
                 "sweep_curves": figures.lines(shown, ("epsilon (normalised units)", "steps"),
-                                                     "top-1 accuracy (%)", title)}
+                                              "top-1 accuracy (%)", title)}
     common.publish(args, "sweep", rows, pictures, clean=clean, curves=shown)
 
 
