@@ -207,7 +207,8 @@ def map_rows(images: Tensor, maps: Tensor, captions: Sequence[str], name: str, t
 def photo_rows(rows: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], heads: Sequence[str],
                title: str = "", names: Sequence[str] = ()) -> Figure:
     """Rows of images 3,H,W in [0, 1], a caption under each, a head over each column, and a name before each row."""
-    figure = Figure(figsize=(2.1 * len(heads) + 0.3, 2.45 * len(rows) + 0.5), layout="constrained")
+    side, lines = max(2.1, 3.6 / len(heads)), 1 + max(caption.count("\n") for row in captions for caption in row)
+    figure = Figure(figsize=(side * len(heads) + 0.3, (side + 0.17 * lines) * len(rows) + 0.5), layout="constrained")
     for number, axes in enumerate(figure.subplots(len(rows), len(heads), squeeze=False)):
         for axis, image, caption, head in zip(axes, rows[number], captions[number], heads):
             show(axis, image.permute(1, 2, 0).clamp(0, 1).numpy(), head if number == 0 else "", caption)

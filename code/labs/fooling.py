@@ -114,9 +114,9 @@ def discuss(rows: list[dict]) -> list[str]:
         right, still = (sum(row["seen"] == row[known] for row in some) for some in (clean, attacked))
         fooled = sum(row["seen"] == row["target"] for row in attacked)
         mean = sum(row["of the target"] for row in attacked) / count
-        said.append(f"{change}: of {count} clean photographs {right} keep their label; of the adversarial ones "
-                    f"{fooled} are taken for their target (mean probability {mean:.0%}), {still} for their own label, "
-                    f"{count - fooled - still} for something else.")
+        said.append(f"{change}: {right} of {count} clean photographs still with their label; of the adversarial ones "
+                    f"{fooled} with the target's (mean probability {mean:.0%}), {still} with their own, "
+                    f"{count - fooled - still} with another")
     return said
 
 
