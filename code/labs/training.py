@@ -34,9 +34,9 @@ def fit(name: str, model: nn.Module, train, val, machine: Hardware, epochs: int,
         seed: int = 0, warmup: float | None = None, keep: Path | None = None) -> list[dict]:
     """Train for `epochs`, validating after each; a row for each epoch, as figures.curves draws them.
 
-    The learning rate is constant, or with `warmup` epochs of warm-up the engine's cosine. `keep` is the file for the
-    checkpoint of the last epoch. Afterwards the model is in evaluation mode. Raises BadInput if the training images
-    make no whole batch.
+    The learning rate is constant, or with `warmup` epochs of warm-up the engine's cosine. `keep` is the file for a
+    checkpoint, written after each epoch. Afterwards the model is in evaluation mode. Raises BadInput if the training
+    images make no whole batch.
     """
     if not len(train):
         raise BadInput(f"{name}: there are fewer training images than --train-batch; take a smaller one")
@@ -56,12 +56,17 @@ def fit(name: str, model: nn.Module, train, val, machine: Hardware, epochs: int,
                         "val": validated, "seconds": seconds})
         print(f"{name} epoch {epoch + 1}/{epochs}  train {describe(trained)} | val {describe(validated)} | "
               f"{seconds:.1f} s", flush=True)
-    if keep is not None:
-        keep.parent.mkdir(parents=True, exist_ok=True)
-        with writing(keep) as part:
-            torch.save({"epoch": epochs, "model_arch": name, "state_dict": model.state_dict(),
-                        "best_acc1": history[-1]["val"]["top1"], "settings": {"epochs": epochs}}, part)
+        if keep is not None:
+            write_checkpoint(keep, name, model, history, epochs)
     return history
+
+
+def write_checkpoint(keep: Path, name: str, model: nn.Module, history: list[dict], epochs: int) -> None:
+    """In main.py's format, as far as labs.common.open_one reads it."""
+    keep.parent.mkdir(parents=True, exist_ok=True)
+    with writing(keep) as part:
+        torch.save({"epoch": len(history), "model_arch": name, "state_dict": model.state_dict(),
+                    "best_acc1": max(row["val"]["top1"] for row in history), "settings": {"epochs": epochs}}, part)
 
 
 def panels(history: list[dict]) -> dict[str, dict[str, tuple]]:
