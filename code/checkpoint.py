@@ -70,8 +70,8 @@ def load_weights(model: nn.Module, weights: dict, path: str | os.PathLike) -> No
     wrong += [f"{name} is not in the model" for name in weights if name not in own]
     if wrong:
         more = f" (and {len(wrong) - 2} more)" if len(wrong) > 2 else ""
-        raise BadInput(f"{path}: does not fit {type(model).__name__}: {'; '.join(wrong[:2])}{more}. The model "
-                       "(--model) and the number of classes have to be those of the training")
+        raise BadInput(f"{path}: does not fit {type(model).__name__}: {'; '.join(wrong[:2])}{more}. The network "
+                       "(--model, --network) and the number of classes have to be those of the training")
     model.load_state_dict(weights)
 
 

@@ -158,7 +158,7 @@ def folder_within(folder: Path) -> Path | None:
 def _open_torchvision(kind: type, root: Path, arguments: dict) -> Dataset:
     try:
         return kind(root, **arguments)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, AssertionError, ValueError, IndexError) as error:
         raise BadInput(f"{root}: {kind.__name__} is there but not whole: {error}") from None
 
 

@@ -4,6 +4,7 @@ import csv
 import importlib
 import json
 import re
+import shutil
 import struct
 
 import cv2
@@ -14,8 +15,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import demo_data
-from labs import cifar_resnet, evasion, fooling, imagenet, mish_cnn, mnist_cnn, mytorch, training, transfer
-from utils import save_image
+import models
+from labs import cifar_resnet, common, evasion, fooling, imagenet, mish_cnn, mnist_cnn, mytorch, training, transfer
+from utils import BadInput, save_image
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +70,12 @@ def lab(tmp_path, capsys):
 # ----------------------------------------------------------------------------- B1: layers of our own
 
 
-def test_own_layers_agree_with_torchs(capsys):
+def test_own_layers_agree_with_torchs(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        mytorch.main([])
+        mytorch.main(["test", "--out", str(tmp_path)])
     assert stop.value.code == 0
     assert "78 settings" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "mytorch.json").read_text())["settings"]) == 78
 
 
 def test_the_comparison_finds_what_is_wrong():
@@ -141,7 +144,26 @@ def test_mnist_that_cannot_be_had(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mnist_cnn, "MNIST", refuse)
     with pytest.raises(SystemExit):
         mnist_cnn.main([str(tmp_path), "--gpu", "-1"])
-    assert "holds no MNIST/raw, and the download failed (no network)" in capsys.readouterr().err
+    assert "MNIST/raw: is not there, and the download failed (no network)" in capsys.readouterr().err
+
+
+def test_mnist_that_is_cut_off(mnist, tmp_path, capsys):
+    shutil.copytree(mnist, tmp_path / "cut")
+    file = tmp_path / "cut/MNIST/raw/t10k-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(SystemExit):
+        mnist_cnn.main([str(tmp_path / "cut"), "--gpu", "-1", "--out", str(tmp_path)])
+    assert "MNIST/raw: cannot be read (" in capsys.readouterr().err
+
+
+def test_a_quick_run_does_not_take_the_place_of_a_real_one(tmp_path):
+    seen, parser = [], common.parser("x", "", data=False, trains={"epochs": 1, "lr": 1.0})
+    parser.add_argument("--quick", action="store_true")
+    parser.set_defaults(out=tmp_path / "out", logs=tmp_path / "logs")
+    for flags in ([], ["--quick"], ["--quick", "--out", str(tmp_path / "mine")]):
+        common.run("x", lambda args: seen.append((args.out, args.logs)), parser, flags)
+    assert seen == [(tmp_path / "out", tmp_path / "logs"), (tmp_path / "out/quick", tmp_path / "logs/quick"),
+                    (tmp_path / "mine", tmp_path / "logs/quick")]
 
 
 def test_each_epoch_has_other_views_and_another_order(tiny):
@@ -200,6 +222,18 @@ def test_cifar_resnet_and_its_class_activation_maps(lab, tiny, tmp_path):
     assert (len(rows), content["kind"]) == (3, "CAM")
 
 
+def test_networks_for_small_images_say_so(lab, scenes, tiny, tmp_path, capsys):
+    keep = tmp_path / "cifar-resnet.pth.tar"
+    training.write_checkpoint(keep, "cifar-resnet", cifar_resnet.ResNet(10), [{"val": {"top1": 10.0}}], 1)
+    for name, *flags in (("cam", scenes, "--resume", keep), ("cifar_resnet", scenes, "-j", 0)):
+        with pytest.raises(SystemExit):
+            lab(name, *flags)
+        assert "32x32 pixels; there is one of 128x128" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        lab("transfer", tiny, "--resume", keep)
+    assert "a network of a lab (cifar-resnet)" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------------------- C4-C6: Mish CNN
 
 
@@ -220,6 +254,9 @@ def test_mish_cnn(lab, tiny, tmp_path):
     mosaic = cv2.imread(str(tmp_path / "mish_plain_filters.png"))
     assert mosaic.shape[1] > 3 * mosaic.shape[0], "four rows of sixteen"
     assert (tmp_path / "mish_cnn.png").exists()
+    rows, *_ = lab("mish_cnn", tiny, "plain", "--epochs", 1, "--train-batch", 10, "-j", 0, "--logs", tmp_path,
+                   table="mish_plain")
+    assert [row["network"] for row in rows] == ["plain"]
 
 
 # ------------------------------------------------------------------------------------- B6: evasion
@@ -231,7 +268,7 @@ def test_evasion(lab, mnist):
     for row in rows:
         assert int(row["passes, most"]) <= evasion.BUDGETS[row["attack"]]
         assert float(row["low"]) <= float(row["success"]) <= float(row["high"])
-    assert "the four numbers, improved attack" in printed
+    assert re.search("the four numbers.*A at 8 .*A at 16 .*B at 8 .*B at 16 ", printed)
     assert len(content["pairs"]) == 2 * 3
 
 
@@ -291,6 +328,7 @@ def photos(tmp_path_factory):
         optimizer.step()
     assert (model(images).argmax(1) == labels).all(), "or the tests say nothing"
     torch.save(model.state_dict(), folder / "weights.pth")
+    shutil.copy(folder / "tabby.jpg", folder / "strawberry.jpg")
     return folder
 
 
@@ -375,6 +413,23 @@ def test_the_classifier_on_features_is_chosen_by_cross_validation():
     search = transfer.fit(features, labels)
     assert search.best_score_ > 0.8
     assert len(search.param_grid["C"]) == 5
+    with pytest.raises(BadInput, match="all training images are of one class"):
+        transfer.fit(features, torch.zeros(60).long())
+
+
+def test_features_are_kept_under_the_same_name_in_the_next_run():
+    """The settings count, not where the objects lie in memory."""
+    first, second = (transfer.described(models.student_transforms("val")) for _ in range(2))
+    assert str(first) == str(second)
+    assert "0x" not in str(first)
+    assert str(first) != str(transfer.described(models.student_transforms("train")))
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        mytorch.main(["--out", str(tmp_path / "file")])
+    assert "file: File exists; name a folder that can be written to" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("command", "sentence"), [
@@ -385,6 +440,12 @@ def test_the_classifier_on_features_is_chosen_by_cross_validation():
     ("fooling {folder}/tabby.jpg {weights}", "give photographs with their targets"),
     ("fooling {folder}/tabby.jpg=space_ship {weights}", "space_ship: no category of"),
     ("fooling --resume x", "--resume PATH and --data DIR go together"),
+    ("fooling {folder}/tabby.jpg=beagle --resume x --data y", "not both"),
+    ("fooling {folder}/tabby.jpg=tabby {weights}", "is taken for tabby already: name another target"),
+    ("fooling {folder}/strawberry.jpg=beagle {weights}", "is taken for tabby before any attack: take a photograph"),
+    ("fooling {folder}/tabby.jpg=CARDIGAN {weights}", "has this category 2 times; give its number: 264 or 474"),
+    ("mnist_cnn {folder} --seed -1", "-1 is not a whole number of at least 0"),
+    ("transfer {folder} -j -1", "-1 is not a whole number of at least 0"),
     ("pretrained topk {folder}/tabby.jpg --network googlenet --weights x", "--weights does not go with googlenet"),
     ("pretrained topk {folder}/tabby.jpg --count 0", "0 is not a whole number of at least 1")])
 def test_errors(command, sentence, photos, tmp_path, capsys):

@@ -19,11 +19,12 @@ from torch.utils.data import Dataset
 
 import figures
 import hardware
+from arguments import number
 from custom_dataloader import make_loader, open_split
 from labs import common
 from labs.training import fit, panels
 from student_code import init_weights
-from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput, spaced
+from utils import IMAGENET_MEAN, IMAGENET_STD, spaced
 
 
 class Block(nn.Module):
@@ -74,9 +75,8 @@ class Small(Dataset):
     def __init__(self, dataset: Dataset, transform, limit: int | None = None):
         chosen = spaced(len(dataset), len(dataset) if limit is None else limit)
         self.images, self.labels = zip(*(dataset[i] for i in chosen))
-        if sizes := {image.shape[:2] for image in self.images} - {(32, 32)}:
-            height, width = sizes.pop()
-            raise BadInput(f"this lab is for CIFAR-10's images of 32x32 pixels; there is one of {height}x{width}")
+        for image in self.images:
+            common.small(image)
         self.transform = transform
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ def job(args) -> None:
     rows = [{"network": "ResNet", "parameters": sum(p.numel() for p in model.parameters()),
              "training images": len(train.dataset), "epochs": epochs, "train accuracy": last["train"]["top1"],
              "val accuracy": last["val"]["top1"], "best": best["val"]["top1"], "in epoch": best["epoch"],
-             "epoch (s)": sum(row["seconds"] for row in history) / epochs}]
+             "number type": machine.amp, "epoch (s)": sum(row["seconds"] for row in history) / epochs}]
     counts = [len(loader.dataset) for loader in (train, val)]
     title = f"ResNet on {Path(args.data).name}: {counts[0]:,} training, {counts[1]:,} validation images"
     common.publish(args, "cifar_resnet", rows, {"cifar_resnet": figures.over_epochs(panels(history), title)},
@@ -131,7 +131,8 @@ def job(args) -> None:
 
 def main(argv=None) -> None:
     parser = common.parser("cifar_resnet", __doc__, trains={"epochs": 30, "lr": 2e-3, "train_batch": 128})
-    parser.add_argument("-j", "--workers", type=int, default=2, metavar="N", help="processes that augment (default: 2)")
+    parser.add_argument("-j", "--workers", type=number(int, 0), default=2, metavar="N",
+                        help="processes that augment (default: 2)")
     parser.add_argument("--quick", action="store_true", help="640 images, one epoch")
     common.run("cifar_resnet", job, parser, argv)
 

@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,8 @@ def parser(name: str, doc: str, data: bool = True, resume: str | None = None,
                           help="peak learning rate (default: %(default)s)")
         made.add_argument("--train-batch", type=COUNT, default=64, metavar="N",
                           help="images a step (default: %(default)s)")
-        made.add_argument("--seed", type=int, default=0, metavar="N", help="of all trainings (default: 0)")
+        made.add_argument("--seed", type=number(int, 0, 2**63), default=0, metavar="N",
+                          help="of all trainings (default: 0)")
         made.add_argument("--logs", type=Path, default=ROOT / "logs/labs", metavar="DIR", help="where the run folders "
                           "go (default: logs/labs)")
         made.set_defaults(**trains)
@@ -98,12 +100,26 @@ def run(name: str, job: Callable[[argparse.Namespace], None], made: argparse.Arg
         argv: Sequence[str] | None = None) -> None:
     """Parse, do the job, and turn bad input into one sentence and exit code 2."""
     args = made.parse_args(argv)
+    args.began = time.perf_counter()
+    if getattr(args, "quick", False):  # must not take the place of a real result, nor of a network trained for long
+        for name in {"out", "logs"} & vars(args).keys():
+            if getattr(args, name) == made.get_default(name):
+                setattr(args, name, getattr(args, name) / "quick")
     try:
+        make_folder(args.out)
         hardware.keep_memory()
         args.device = hardware.pick_device(args.gpu)
         job(args)
     except BadInput as error:
         made.exit(2, f"labs.{name}: error: {error}\n")
+
+
+def make_folder(folder: Path) -> None:
+    """Before the work, not after it. Raises BadInput where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {folder}: {error.strerror}; name a folder that can be written to") from None
 
 
 # ------------------------------------------------------------------------------- networks and images
@@ -118,6 +134,14 @@ def lab_of(saved: dict):
     """The lab that a checkpoint is from; None for main.py's."""
     name = LAB_NETWORKS.get(saved["model_arch"])
     return importlib.import_module(name) if name else None
+
+
+def small(image):
+    """An image H,W,3 for these networks. Raises BadInput if it is not CIFAR-10's 32x32 pixels."""
+    if image.shape[:2] != (32, 32):
+        height, width = image.shape[:2]
+        raise BadInput(f"this network is for CIFAR-10's images of 32x32 pixels; there is one of {height}x{width}")
+    return image
 
 
 def convolution_of(saved: dict) -> str | None:
@@ -190,7 +214,7 @@ def open_trained(args: argparse.Namespace, paths: Sequence[str], titles: Sequenc
     if len(labs) > 1:
         raise BadInput("--resume: these networks take different images; main.py's and those of a lab go apart")
     lab = labs.pop()
-    images, labels, names = open_images(args, transform=lab.VAL if lab else None)
+    images, labels, names = open_images(args, transform=(lambda image: lab.VAL(small(image))) if lab else None)
     opened = [open_one(args, path, one, images, labels, names) for path, one in zip(paths, saved)]
     for place, one in enumerate(opened):
         alike = [other for other in opened if other.name == one.name]
@@ -231,13 +255,12 @@ def train(args: argparse.Namespace, *flags: str) -> Path:
 def publish(args: argparse.Namespace, name: str, rows: Sequence[dict], pictures: dict[str, Figure], **facts) -> None:
     """Print `rows` as a table, and write OUT/NAME.csv, OUT/NAME.json (with `facts`, and how it was made) and the
     pictures as OUT/PICTURE.png."""
-    args.out.mkdir(parents=True, exist_ok=True)
     print(table(rows))
     with writing(args.out / f"{name}.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows({key: rounded(value) for key, value in row.items()} for row in rows)
-    content = {"rows": rows, **facts, "made_by": provenance()}
+    content = {"rows": rows, **facts, "made_by": {**provenance(), "seconds": time.perf_counter() - args.began}}
     with writing(args.out / f"{name}.json") as part:
         part.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8")
     for picture, figure in pictures.items():

@@ -33,7 +33,7 @@ PIXELS = ([0.0], [1.0])
 FROM, TO = 1, 8
 TASKS = {
     "untargeted": {"objective": "untargeted", "steps": 20, "step_size": None, "keep": "first"},
-    "targeted": {"objective": "targeted", "steps": 100, "step_size": None},
+    "targeted": {"objective": "targeted", "steps": 100, "step_size": None, "keep": "best"},
     "improved": {"objective": "targeted", "loss": "margin", "rule": "momentum", "steps": 100, "keep": "first"}}
 BUDGETS = {"untargeted": 20, "targeted": 100, "improved": 100}
 
@@ -107,7 +107,7 @@ def job(args) -> None:
     machine = hardware.Hardware(args.device)
     models = train(args, data, machine)
     images, labels = (tensor.to(args.device) for tensor in data["val"])
-    levels = SHOWN[1::2] if args.quick else LEVELS
+    levels = SHOWN[1:4] if args.quick else LEVELS
     rows, pairs, shown, accuracy = [], [], {}, {}
     for name, model in models.items():
         accuracy[name] = judge(model, Batches(images, labels, 500), machine)["top1"]

@@ -50,7 +50,7 @@ class Case:
 
 
 def from_photos(args) -> Case:
-    """Photographs for ImageNet's categories; the truth is what the network says, and the file's name has to agree."""
+    """Photographs for ImageNet's categories; the truth is what the network says, and a file's name must not object."""
     network = imagenet.open_network(args)
     pairs = [photo.rpartition("=") for photo in args.photos]
     if not pairs or not all(path for path, _, _ in pairs):
@@ -58,10 +58,16 @@ def from_photos(args) -> Case:
     images = torch.stack([network.image(path) for path, _, _ in pairs]).to(args.device)
     with torch.no_grad():
         truth = network.model(images).argmax(1).tolist()
-    for (path, _, _), label in zip(pairs, truth):
-        print(f"{path} is taken for {network.categories[label]} before any attack; what follows goes by that")
-    return Case(network.title, network.model, images, truth, [network.index(target) for _, _, target in pairs],
-                network.categories, "seen clean")
+    targets = [network.index(target) for _, _, target in pairs]
+    for (path, _, _), label, target in zip(pairs, truth, targets):
+        seen, named = network.categories[label], Path(path).stem.lower().replace("_", " ")
+        if named != seen.lower() and named in map(str.lower, network.categories):
+            raise BadInput(f"{path} is taken for {seen} before any attack: take a photograph that is recognised, or "
+                           f"another network (or another file name, if it shows no {named})")
+        if label == target:
+            raise BadInput(f"{path} is taken for {seen} already: name another target")
+        print(f"{path} is taken for {seen} before any attack; what follows goes by that")
+    return Case(network.title, network.model, images, truth, targets, network.categories, "seen clean")
 
 
 def from_checkpoint(args) -> Case:
@@ -123,6 +129,8 @@ def discuss(rows: list[dict]) -> list[str]:
 def job(args) -> None:
     if bool(args.resume) != bool(args.data):
         raise BadInput("--resume PATH and --data DIR go together")
+    if args.resume and args.photos:
+        raise BadInput("give photographs, or --resume PATH and --data DIR, not both")
     case = from_checkpoint(args) if args.resume else from_photos(args)
     epsilon = args.epsilon / 255
     adversarial = fool(case, epsilon, args.steps)

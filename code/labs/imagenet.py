@@ -36,7 +36,12 @@ class Pretrained:
         """The number of a category, given by number or by name. Raises BadInput if there is none."""
         if category.isdecimal() and int(category) < len(self.categories):
             return int(category)
-        found = [i for i, name in enumerate(self.categories) if name.lower() == category.lower().replace("_", " ")]
+        wanted = category.replace("_", " ")
+        found = [i for i, name in enumerate(self.categories) if name == wanted] or \
+                [i for i, name in enumerate(self.categories) if name.lower() == wanted.lower()]
+        if len(found) > 1:  # Cardigan, the dog, and cardigan
+            raise BadInput(f"{category}: {self.title} has this category {len(found)} times; give its number: "
+                           f"{' or '.join(map(str, found))}")
         if not found:
             near = [name for name in self.categories if category.lower().split("_")[0] in name.lower()][:5]
             raise BadInput(f"{category}: no category of {self.title}, which has {len(self.categories)}"
@@ -75,7 +80,7 @@ def open_network(args: argparse.Namespace) -> Pretrained:
             raise BadInput(f"--weights does not go with {args.network}, whose files torchvision changes as it reads "
                            "them; take a resnet, vgg, mobilenet, shufflenet, efficientnet or convnext")
         weights = next((one for one in known if Path(one.url).name == Path(args.weights).name), weights)
-        title = f"{args.network}, weights of {Path(args.weights).name}"
+        title = f"{args.network}, {Path(args.weights).name}, images as for {weights.name}"
         model = get_model(args.network)
         checkpoint.load_weights(model, read_pretrained(args.weights, weights.url), args.weights)
     else:

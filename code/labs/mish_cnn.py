@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import explain
 import figures
+from arguments import number
 from labs import common
 from labs.cifar_resnet import VAL, network_machine, open_cifar, transforms
 from labs.training import fit
@@ -98,12 +99,12 @@ def learn(args, kind: str, epochs: int) -> tuple[dict, list[dict], nn.Module]:
     return {"network": kind, "parameters": sum(p.numel() for p in model.parameters()), "epochs": epochs,
             "training images": len(train.dataset), "train loss": last["train"]["loss"],
             "train accuracy": last["train"]["top1"], "test accuracy": last["val"]["top1"],
-            "epoch (s)": sum(row["seconds"] for row in history) / epochs}, history, model
+            "number type": machine.amp, "epoch (s)": sum(row["seconds"] for row in history) / epochs}, history, model
 
 
 def job(args) -> None:
     rows, histories, pictures = [], {}, {}
-    for kind in args.networks or NETWORKS:
+    for kind in NETWORKS if args.network == "all" else [args.network]:
         row, histories[kind], model = learn(args, kind, 1 if args.quick else args.epochs)
         rows.append(row)
         pictures[f"mish_{kind}_filters"] = figures.mosaic(explain.first_filters(model), 16,
@@ -112,14 +113,17 @@ def job(args) -> None:
                      for kind, history in histories.items()}
              for label, split, key in (("training loss", "train", "loss"), ("test accuracy (%)", "val", "top1"))}
     title = f"{Path(args.data).name}, {rows[0]['training images']:,} training images"
-    pictures["mish_cnn"] = figures.over_epochs(drawn, title)
-    common.publish(args, "mish_cnn", rows, pictures, histories=histories, seed=args.seed)
+    name = "mish_cnn" if args.network == "all" else f"mish_{args.network}"
+    pictures[name] = figures.over_epochs(drawn, title)
+    common.publish(args, name, rows, pictures, histories=histories, seed=args.seed)
 
 
 def main(argv=None) -> None:
     parser = common.parser("mish_cnn", __doc__, trains={"epochs": 20, "lr": 0.02, "train_batch": 128})
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, help="which of them (default: all three)")
-    parser.add_argument("-j", "--workers", type=int, default=2, metavar="N", help="processes that augment (default: 2)")
+    parser.add_argument("network", nargs="?", choices=(*NETWORKS, "all"), default="all",
+                        help="which of them (default: all three)")
+    parser.add_argument("-j", "--workers", type=number(int, 0), default=2, metavar="N",
+                        help="processes that augment (default: 2)")
     parser.add_argument("--quick", action="store_true", help="640 images, one epoch")
     common.run("mish_cnn", job, parser, argv)
 

@@ -7,6 +7,7 @@ p: padding; every convolution with bias, followed by ReLU):
 """
 
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -50,9 +51,11 @@ def open_mnist(folder: str, limit: int | None = None) -> dict[str, tuple[Tensor,
     for split in ("train", "val"):
         try:
             data = MNIST(folder, train=split == "train", download=True)
-        except (RuntimeError, OSError) as error:
-            raise BadInput(f"{folder}: holds no MNIST/raw, and the download failed ({error}). Where there is a network,"
-                           " get the four idx files with torchvision.datasets.MNIST(DIR, download=True)") from None
+        except (RuntimeError, OSError, AssertionError, ValueError, IndexError) as error:  # cut off: any of them
+            raw = Path(folder) / "MNIST/raw"
+            said = "cannot be read" if raw.exists() else "is not there, and the download failed"
+            raise BadInput(f"{raw}: {said} ({error}). Where there is a network, get the four idx files anew with "
+                           "torchvision.datasets.MNIST(DIR, download=True)") from None
         count = limit if split == "train" else limit and limit // 5
         splits[split] = data.data[:count, None].float() / 255, data.targets[:count]
     return splits

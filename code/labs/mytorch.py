@@ -3,10 +3,9 @@
 Made of unfold, matrix products and maxima; autograd differentiates them (student_code.py writes a convolution's
 gradients by hand). Sizes, strides and paddings are one int or a pair (height, width), as in torch.
 
-    python -m labs.mytorch        compares both layers with torch's over a grid of settings
+    python -m labs.mytorch test   compares both layers with torch's over a grid of settings
 """
 
-import argparse
 import itertools
 import math
 import sys
@@ -15,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from labs import common
+
+CLOSE = 1e-10  # in float64
 Size = int | tuple[int, int]
 
 
@@ -111,16 +113,22 @@ def grid() -> list[tuple[str, nn.Module, nn.Module, Tensor]]:
     return cases
 
 
-def main(argv=None) -> None:
-    argparse.ArgumentParser(prog="python -m labs.mytorch", description=__doc__.split("\n\n")[0]).parse_args(argv)
-    cases, worst = grid(), 0.0
-    for name, ours, theirs, x in cases:
-        difference = differences(ours, theirs, x)
-        worst = max(worst, difference)
-        if difference > 1e-10:
+def job(args) -> None:
+    apart = {name: differences(ours, theirs, x) for name, ours, theirs, x in grid()}
+    for name, difference in apart.items():
+        if difference > CLOSE:
             print(f"differs by {difference:.2g}: {name}")
-    print(f"{len(cases)} settings, outputs and gradients: largest difference to torch {worst:.2g}")
-    sys.exit(worst > 1e-10)
+    rows = [{"layer": layer, "settings": len(found), "largest difference": f"{max(found):.2g}"} for layer in
+            ("Conv2d", "MaxPool2d") if (found := [value for name, value in apart.items() if name.startswith(layer)])]
+    common.publish(args, "mytorch", rows, {}, settings=apart)
+    print(f"{len(apart)} settings, outputs and gradients: largest difference to torch {max(apart.values()):.2g}")
+    sys.exit(max(apart.values()) > CLOSE)
+
+
+def main(argv=None) -> None:
+    parser = common.parser("mytorch", __doc__, data=False)
+    parser.add_argument("what", nargs="?", choices=("test",), default="test", help="compare with torch (default)")
+    common.run("mytorch", job, parser, argv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from labs.features import chosen_maps
 def topk(args, network: imagenet.Pretrained, pixels: torch.Tensor) -> None:
     with torch.no_grad():
         probabilities = network.model(pixels).softmax(1)[0]
-    best = probabilities.topk(args.count or 3)
+    best = probabilities.topk(min(args.count or 3, len(probabilities)))
     rows = [{"place": place, "category": network.categories[i], "class": int(i), "probability": p}
             for place, (p, i) in enumerate(zip(best.values.tolist(), best.indices.tolist()), 1)]
     caption = "\n".join(f"{row['category']} {row['probability']:.1%}" for row in rows)

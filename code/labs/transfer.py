@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 import attacks
 import checkpoint
@@ -23,11 +24,12 @@ import explain
 import figures
 import hardware
 import models
+from arguments import number
 from building import build_model
 from custom_dataloader import MiniPlacesLoader, make_loader, open_split
 from labs import common, imagenet
 from metrics import summarize
-from utils import BadInput, writing
+from utils import BadInput, spaced, writing
 
 
 @dataclass
@@ -44,6 +46,8 @@ def open_source(args) -> tuple[nn.Module, object, str]:
     """The network, what makes its input from an H,W,3 array, and a name that is different for different features."""
     if args.resume:
         saved, transform = checkpoint.load(args.resume), models.student_transforms("val")
+        if common.lab_of(saved):
+            raise BadInput(f"{args.resume}: a network of a lab ({saved['model_arch']}); --resume takes main.py's")
         name = models.name_of(saved)
         classes = next(reversed([value for key, value in saved["state_dict"].items() if key.endswith("bias")])).shape[0]
         example = transform(open_split(args.data, "val")[0][0][0])[None]
@@ -61,6 +65,10 @@ def open_source(args) -> tuple[nn.Module, object, str]:
 def extract(args, model: nn.Module, transform, split: str) -> tuple[Tensor, Tensor, list[str]]:
     """Features N,D of length 1, labels, classes."""
     dataset, names = open_split(args.data, split, transform)
+    if getattr(dataset, "check_images", None):
+        dataset.check_images()
+    if args.quick:
+        dataset = Subset(dataset, spaced(len(dataset), 200))
     # SqueezeNet's last layer is a convolution, before the pooling: its features are pooled here.
     last = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
     machine, features, labels = hardware.Hardware(args.device), [], []
@@ -73,11 +81,17 @@ def extract(args, model: nn.Module, transform, split: str) -> tuple[Tensor, Tens
     return torch.cat(features), torch.cat(labels), names
 
 
+def described(transform) -> list:
+    """Names and settings, which are the same in the next run, where addresses in memory are not."""
+    steps = getattr(transform, "transforms", [transform])
+    return [(type(step).__name__, sorted(getattr(step, "__dict__", {}).items())) for step in steps]
+
+
 def kept(args, model, transform, name: str, split: str) -> tuple[Tensor, Tensor, list[str]]:
     """The same, from --logs if a run before has left them there."""
     dataset, _ = open_split(args.data, split)
     images = data_cache.key_of(dataset) if isinstance(dataset, MiniPlacesLoader) else Path(args.data).resolve()
-    key = hashlib.sha256(f"{images} {getattr(transform, 'transforms', transform)}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{images} {described(transform)} {args.quick}".encode()).hexdigest()[:12]
     file = args.logs / f"features-{name}-{key}-{split}.pt"
     if file.exists():
         return tuple(checkpoint.read(file, "Remove it, and it is made anew").values())
@@ -94,6 +108,8 @@ def fit(features: Tensor, labels: Tensor):
     from sklearn.model_selection import GridSearchCV
 
     folds = min(3, int(labels.bincount()[labels.unique()].min()))
+    if len(labels.unique()) < 2:
+        raise BadInput("transfer: all training images are of one class; there is nothing to tell apart")
     if folds < 2:
         raise BadInput("transfer: a class has only one training image; cross-validation needs two of each")
     grid = {"C": [1.0, 10.0, 100.0, 1000.0, 10000.0]}
@@ -122,7 +138,9 @@ def main(argv=None) -> None:
     parser.add_argument("--resume", metavar="PATH", help="features of this checkpoint of main.py, instead of --network")
     parser.add_argument("-b", "--batch-size", type=common.COUNT, default=64, metavar="N",
                         help="images at once (default: 64)")
-    parser.add_argument("-j", "--workers", type=int, default=2, metavar="N", help="processes that load (default: 2)")
+    parser.add_argument("-j", "--workers", type=number(int, 0), default=2, metavar="N",
+                        help="processes that load (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="200 images of each split")
     parser.add_argument("--logs", type=Path, default=common.ROOT / "logs/labs", metavar="DIR",
                         help="where features are kept (default: logs/labs)")
     common.run("transfer", job, parser, argv)
