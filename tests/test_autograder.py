@@ -30,6 +30,7 @@ def test_the_rubric_is_the_sheets():
     assert len({(check.part, check.title) for check in CHECKS}) == len(CHECKS)
 
 
+@pytest.mark.slow
 def test_the_reference_gets_every_point_and_a_table(reference, tmp_path, capsys):
     path, out = hand_in(tmp_path, reference), tmp_path / "results.json"
     assert cli.main(["grade", str(path), "--seed", "11", "--json", str(out)]) == 0
@@ -39,6 +40,7 @@ def test_the_reference_gets_every_point_and_a_table(reference, tmp_path, capsys)
     check_gradescope(json.loads(out.read_text()), 10.0)
 
 
+@pytest.mark.slow
 def test_a_mark_can_be_reproduced_and_mistakes_cost_once(reference, tmp_path):
     """A wrong attention: block and ViT keep their points, and the same seed says the same."""
     path = hand_in(tmp_path, reference + changed("attention", (" * self.scale", "")))
@@ -76,6 +78,7 @@ def test_files_that_cannot_be_graded_get_one_sentence(source, words, tmp_path, m
     assert shown.count("all checks:") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("year", YEARS)
 def test_files_of_every_year(year, tmp_path):
     """2022 and 2023 have attention and block from the helpers: nothing of theirs to grade. The rest is as any other."""

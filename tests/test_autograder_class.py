@@ -17,6 +17,8 @@ from autograder.variants import changed
 from conftest import CODE
 from hand_ins import check_gradescope, hand_in
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def reference() -> str:

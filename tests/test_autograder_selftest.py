@@ -9,6 +9,8 @@ from autograder.variants.cheats import CHEATS
 from autograder.variants.right import RIGHT
 from autograder.variants.wrong import WRONG
 
+pytestmark = pytest.mark.slow
+
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has what confines a worker")
 
 

@@ -17,6 +17,8 @@ import bench_train
 import bench_vit
 import measure
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def figures(tmp_path, monkeypatch):

@@ -485,6 +485,7 @@ def test_logs_go_to_the_repository_wherever_one_stands(monkeypatch, tmp_path):
     assert arguments.get_args_parser().parse_args(["d"]).logs == CODE.parent / "logs"
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_learn_together(scenes, tmp_path):
     """Half of each batch goes to each process; the updates, and so the model, are those of one but for rounding."""
     states = []

@@ -83,6 +83,7 @@ def test_attacked(lab, runs, scenes):
     assert set(pictures) == {"attacked"}
 
 
+@pytest.mark.slow
 def test_sweep(lab, runs, weaker):
     rows, content, pictures = lab("sweep", "--resume", saved(runs["simplenet"]), "--quick", "--images", 4)
     assert len(rows) == 4
@@ -162,6 +163,7 @@ def test_features(lab, runs):
     assert set(pictures) == {"features", "filters"}
 
 
+@pytest.mark.slow
 def test_compare(lab, runs):
     rows, _, _ = lab("compare", "--resume", saved(runs["vit"]), "--step-batch", 4)
     assert [row["network"] for row in rows] == ["vit"]
@@ -180,6 +182,7 @@ def test_multiply_adds_are_those_of_the_layers(capsys):
     assert json.loads(capsys.readouterr().out)["multiply_adds"] == by_hand, "the same work, by unfold and a product"
 
 
+@pytest.mark.slow
 def test_convolutions(lab, tmp_path, monkeypatch):
     kinds = dict(list(convolutions.KINDS.items())[:2])
     assert list(convolutions.KINDS) == ["nn.Conv2d", "own (unfold)", "own (flat)"]
@@ -193,6 +196,7 @@ def test_convolutions(lab, tmp_path, monkeypatch):
     assert float(rows[1]["time ratio"]) == pytest.approx(seconds[1] / seconds[0], rel=0.05)
 
 
+@pytest.mark.slow
 def test_robust(lab, runs, tmp_path, weaker):
     rows, _, pictures = lab("robust", "--resume", saved(runs["simplenet"]), "--epochs", 1, "--train-batch", 8,
                             "--images", 4, "--logs", tmp_path / "logs")

@@ -101,6 +101,7 @@ def test_help():
         assert flag in done.stdout
 
 
+@pytest.mark.slow
 def test_the_demo_in_small(tmp_path):
     """What `make demo` runs, with fewer images."""
     done = subprocess.run([sys.executable, "demo.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"),
@@ -117,6 +118,7 @@ def test_the_demo_in_small(tmp_path):
     assert len(list((tmp_path / "logs").glob("exp_*"))) == 3
 
 
+@pytest.mark.slow
 def test_the_demo_stops_with_the_step_that_fails(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("precious")

@@ -11,6 +11,8 @@ import attacks
 from self_check import SelfCheck, sample
 from student_code import PGDAttack
 
+pytestmark = pytest.mark.slow
+
 
 class Untargeted(PGDAttack):
     """PGD away from what the network says of the clean image: an attack that an evaluation can rest on."""

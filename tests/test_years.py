@@ -8,6 +8,8 @@ import textwrap
 import pytest
 from conftest import CODE, write_scenes
 
+pytestmark = pytest.mark.slow
+
 # Small files written for this test in the shape of each year: what they import, define and take.
 CONVOLUTION = """
     import torch
