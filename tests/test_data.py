@@ -205,6 +205,17 @@ def test_a_broken_pet_is_named(tmp_path):
         dataset[1]
 
 
+def test_an_mnist_of_empty_files_is_not_whole(tmp_path):
+    """torchvision only looks whether the files are there; its reader then fails in ways of its own."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for stem in ("train", "t10k"):
+        for kind in ("images-idx3", "labels-idx1"):
+            (raw / f"{stem}-{kind}-ubyte").write_bytes(b"")
+    with pytest.raises(BadInput, match="MNIST is there but not whole"):
+        open_split(tmp_path, "train")
+
+
 def test_a_compressed_mnist_is_not_taken_for_a_whole_one(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
