@@ -30,7 +30,7 @@ $(READY): requirements.txt
 	@touch $@
 
 demo: $(READY)
-	cd code && ../$(PY) demo.py
+	cd code && ../$(PY) -m demo
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(PY) -m pytest

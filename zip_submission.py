@@ -20,8 +20,9 @@ LEFT_OUT_FOLDERS = ("__pycache__", ".*", "logs", "venv", "wandb", "node_modules"
 LEFT_OUT_UNLESS_CODE = ("models", "data", "runs")  # a Python package may well be called that
 LEFT_OUT_FILES = ("*.pyc", "*.pth", "*.pth.tar", "*.pt", "*.ckpt", "*.safetensors", "*.npy", "*.npz", "*.zip", "*.tar",
                   "*.tar.gz", "*.tgz", "*.part", "events.out.tfevents.*", ".*")
-# A string that begins with /name/, ~/ or C:\\. MiniPlaces' own categories (/a/abbey) have one letter there.
-ABSOLUTE_PATH = re.compile(r"""["'](/\w\w+/|/u/|~/|[A-Za-z]:[\\/])""")
+# Text that begins with /name/, ~/ or C:\\. MiniPlaces' own categories (/a/abbey) have one letter there.
+ABSOLUTE_PATH = re.compile(r"/\w\w+/|/u/|~/|[A-Za-z]:[\\/]")
+QUOTED = re.compile(r"""["']([^"']+)["']""")
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -79,18 +80,36 @@ def doubts(root: Path, taken: list[Path]) -> list[str]:
              if path.suffix.lower() == ".pdf" and path.stat().st_size < 1000]
     if not any(path.is_relative_to(root / "results") and path.name != "README.md" for path in taken):
         found.append("results/ holds no results")
-    return found + [f"an absolute path? {line}" for line in absolute_paths(root, taken)]
-
-
-def absolute_paths(root: Path, taken: list[Path]) -> list[str]:
-    """`file:line: text` of each line of code that seems to name an absolute path (the sheet takes points for it)."""
-    lines = []
     for path in taken:
         if path.suffix in (".py", ".sh", ".ipynb", ".yaml", ".yml", ".json") and path.is_relative_to(root / "code"):
-            text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            lines += [f"{path.relative_to(root)}:{number}: {line.strip()[:80]}" for number, line in enumerate(text, 1)
-                      if ABSOLUTE_PATH.search(line)]
-    return lines
+            found += [f"an absolute path? {path.relative_to(root)}:{line}: {value[:80]!r}"
+                      for line, value in absolute_paths(path)]
+    return found
+
+
+def absolute_paths(path: Path) -> list[tuple[int, str]]:
+    """(line, text) of the strings in a file that name an absolute path; in Python not those in comments and docstrings.
+
+    The rule of both this script and the grader: the sheet deducts points for absolute paths.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [(line, value) for line, value in (python_strings(text) if path.suffix == ".py" else quoted_strings(text))
+            if ABSOLUTE_PATH.match(value)]
+
+
+def python_strings(text: str) -> list[tuple[int, str]]:
+    """(line, value) of the string constants of Python code, docstrings left out; none if it does not parse."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    return [(node.lineno, node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)
+            and isinstance(node.value, str) and id(node) not in documents]
+
+
+def quoted_strings(text: str) -> list[tuple[int, str]]:
+    return [(number, value) for number, line in enumerate(text.splitlines(), 1) for value in QUOTED.findall(line)]
 
 
 def pack(root: Path, taken: list[Path], target: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from autograder import report, rubric
 from autograder.grade import fingerprint
 from autograder.intake import CannotGrade
-from autograder.starter import ROOT
+from autograder.solution import ROOT
 from autograder.text import general, markdown, printable
 
 SECONDS = 1200  # for one hand-in, all parts; a part has a limit of its own
@@ -110,7 +110,7 @@ def in_a_process(path: Path, options: dict) -> dict:
 def key_of(path: Path, options: dict) -> str:
     """Of the hand-in, the options and the grader: if one changes, what was graded before does not count."""
     grader = hashlib.sha256()
-    for source in sorted([*Path(__file__).parent.rglob("*.py"), *(ROOT / "code").glob("*.py")]):
+    for source in sorted([*Path(__file__).parent.rglob("*.py"), *(ROOT / "code").rglob("*.py")]):
         grader.update(source.read_bytes())
     return "-".join([fingerprint(path)[:16], grader.hexdigest()[:16], json.dumps(options, sort_keys=True)])
 

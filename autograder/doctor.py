@@ -8,7 +8,7 @@ from pathlib import Path
 
 from autograder import report
 from autograder.process import Died, StudentError, Worker
-from autograder.starter import ROOT, write_helpers
+from autograder.solution import ROOT, write_given
 
 ATTEMPTS = '''
 import ctypes, json, os, resource, signal, socket, subprocess, sys, torch
@@ -47,7 +47,7 @@ def examine(args=None) -> int:
         code.mkdir()
         (code / "student_code.py").write_text(ATTEMPTS.format(outside=str(outside),
                                                               grader=str(ROOT / "autograder/grade.py")))
-        write_helpers(Path(folder) / "helpers")
+        write_given(Path(folder) / "helpers")
         try:
             with Worker(code, Path(folder) / "helpers", part="convolution") as worker:
                 print(report.isolation(worker.level))

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+import autograder.parts  # noqa: F401  (registers the checks)
 from autograder import hand_in, rubric, syntax
+from autograder.checks import Check, checks_of
 from autograder.compare import Wrong
 from autograder.intake import FolderSource, Submission, take_in
-from autograder.parts import Check, checks_of
 from autograder.process import Died, StudentError, Worker
-from autograder.starter import write_helpers
+from autograder.solution import write_given
 from autograder.text import printable
 
 MAX_DEATHS = 3  # workers that a part may use up before its remaining checks are given up
@@ -87,7 +88,7 @@ def grade(path: Path, seed: int, only: list[str] | None = None, year: int = 2025
     with tempfile.TemporaryDirectory(prefix="handed-in-") as folder:
         code, helpers = Path(folder) / "code", Path(folder) / "helpers"
         code.mkdir()
-        submission = take_in(path, code, write_helpers(helpers, given=year <= 2023))
+        submission = take_in(path, code, write_given(helpers, blocks=year <= 2023))
         submission.is_zip |= handed_in
         mark = Mark(printable(submission.name), seed, notes=[printable(note) for note in submission.notes])
         submission.fatal = printable(submission.fatal)

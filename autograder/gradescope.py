@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autograder.grade import new_seed
-from autograder.starter import ROOT, write_helpers
+from autograder.solution import ROOT, write_given
 
 # What the grader and the student's file import; the versions are those of where the bundle is made.
 NEEDED = ("torch", "torchvision", "numpy", "opencv-python-headless")
@@ -48,7 +48,7 @@ def build(args) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".bundle-") as folder:
         tree = Path(folder) / "tree"
-        write_helpers(tree / "code", given=args.year <= 2023)
+        write_given(tree / "code", blocks=args.year <= 2023)
         shutil.copytree(ROOT / "autograder", tree / "autograder", ignore=lambda _, names: NOT_IN_IT & set(names))
         shutil.copy(ROOT / "zip_submission.py", tree)
         pins = [f"{name}=={version(name).split('+')[0]}" for name in NEEDED]

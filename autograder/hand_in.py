@@ -1,9 +1,8 @@
 """Section 5 of the sheet: what a hand-in holds and what it must not. Each rule that is broken costs five per cent."""
 
-import ast
 from pathlib import PurePosixPath
 
-from zip_submission import ABSOLUTE_PATH
+from zip_submission import absolute_paths
 
 from autograder.intake import Submission
 
@@ -25,7 +24,7 @@ def violations(submission: Submission) -> list[str]:
     if submission.is_zip and (extra := not_wanted(names)):
         found.append("data, logs or models are in the zip: "
                      f"{', '.join(map(str, extra[:3]))}{', ...' if len(extra) > 3 else ''}")
-    if paths := absolute_paths(submission):
+    if paths := absolute_paths_of(submission):
         found.append(f"absolute paths: {'; '.join(paths[:3])}")
     return found
 
@@ -46,18 +45,7 @@ def not_wanted(names: list[PurePosixPath]) -> list[PurePosixPath]:
     return [name for name in inside if name.name != "README.md"]
 
 
-def absolute_paths(submission: Submission) -> list[str]:
-    """`file:line: text` of string constants that name an absolute path; comments and docstrings are passed over."""
-    found = []
-    for path in sorted(submission.code.rglob("*.py")):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        try:
-            tree = ast.parse(text)
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            continue
-        documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            if (isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents
-                    and ABSOLUTE_PATH.match(f'"{node.value}')):
-                found.append(f"{path.relative_to(submission.code)}:{node.lineno}: {node.value[:60]!r}")
-    return found
+def absolute_paths_of(submission: Submission) -> list[str]:
+    """`file:line: text` of the strings that name an absolute path."""
+    return [f"{path.relative_to(submission.code)}:{line}: {value[:60]!r}"
+            for path in sorted(submission.code.rglob("*.py")) for line, value in absolute_paths(path)]

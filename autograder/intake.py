@@ -41,26 +41,29 @@ class Submission:
     tree: ast.Module | None = None
 
 
-def take_in(path: Path, into: Path, helper_names: set[str]) -> Submission:
-    """Read the hand-in at `path`, put its Python files into `into`. Raises CannotGrade."""
+def take_in(path: Path, into: Path, given: dict[str, str]) -> Submission:
+    """Read the submission at `path` and write its Python files into `into`. Raises CannotGrade.
+
+    `given` are the texts of the starter's files by name below code/; a submission cannot replace them.
+    """
     if not path.exists():
         raise CannotGrade(f"{path}: there is no such file or folder")
     try:
-        return _take_in(path, into, helper_names)
+        return _take_in(path, into, given)
     except (OSError, ValueError, LookupError, RecursionError, MemoryError, RuntimeError, EOFError, zlib.error,
             zipfile.BadZipFile, lzma.LZMAError) as error:  # archives can be broken in more ways than can be listed
         raise CannotGrade(f"{path.name} cannot be taken apart ({type(error).__name__}: {error}): make it again with "
                           "python zip_submission.py") from None
 
 
-def _take_in(path: Path, into: Path, helper_names: set[str]) -> Submission:
+def _take_in(path: Path, into: Path, given: dict[str, str]) -> Submission:
     source = FolderSource(path) if path.is_dir() else ZipSource(path)
     submission = Submission(path.stem if source.is_zip else path.resolve().name, into, is_zip=source.is_zip)
     submission.notes += source.notes
     submission.names = [(str(name), size) for name, size in source.files.items()]
     student = find_student_file(source.files, submission)
     if student is not None:
-        copy_sources(source, student.parent, into, helper_names, submission)
+        copy_sources(source, student.parent, into, given, submission)
         parse(into / "student_code.py", submission)
     return submission
 
@@ -188,9 +191,12 @@ def missing(files) -> str:
     return f"there is no code/student_code.py; the hand-in holds {some}{', ...' if len(files) > 5 else ''}"
 
 
-def copy_sources(source, folder: PurePosixPath, into: Path, helper_names: set[str], submission: Submission) -> None:
-    """The Python files beside and below student_code.py; helper files come from the grader, not from the hand-in."""
-    total = 0
+def copy_sources(source, folder: PurePosixPath, into: Path, given: dict[str, str], submission: Submission) -> None:
+    """Copy the Python files beside and below student_code.py, but for those that the starter gives.
+
+    The grader has its own copies of these; a note names those that the submission has changed.
+    """
+    total, changed = 0, []
     for name in sorted(source.files):
         if name.suffix != ".py" or folder not in (name.parent, *name.parents):
             continue
@@ -198,7 +204,11 @@ def copy_sources(source, folder: PurePosixPath, into: Path, helper_names: set[st
         top = inside.parts[0].removesuffix(".py")
         if folder == PurePosixPath(".") and top in ("tests", "autograder", "benchmarks", "zip_submission"):
             continue
-        if len(inside.parts) == 1 and top in helper_names:
+        if str(inside) in given:
+            changed += [str(inside)] * (not same_text(source.read(name), given[str(inside)]))
+            continue
+        if len(inside.parts) > 1 and any(other.startswith(f"{top}/") for other in given):
+            submission.notes.append(f"{name} lies in {top}/, which is the starter's: it was left out; put it elsewhere")
             continue
         if len(inside.parts) > 1 and top == "student_code":
             submission.notes.append(f"{name} lies in a folder student_code, which Python would take for "
@@ -217,6 +227,14 @@ def copy_sources(source, folder: PurePosixPath, into: Path, helper_names: set[st
         target = into / inside
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data)
+    if changed:
+        submission.notes.append(f"not as in the starter: {', '.join(changed)}. The grader uses the starter's; code of "
+                                "your own belongs into student_code.py or files with other names")
+
+
+def same_text(data: bytes, text: str) -> bool:
+    """Whether a file has this text, whatever its line ends."""
+    return data.decode("utf-8", errors="replace").replace("\r\n", "\n").strip() == text.strip()
 
 
 def parse(path: Path, submission: Submission) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autograder.grade import Mark, grade, new_seed
-from autograder.starter import CODE
+from autograder.solution import CODE
 from autograder.variants import Variant
 from autograder.variants.cheats import CHEATS
 from autograder.variants.right import RIGHT

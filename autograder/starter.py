@@ -1,11 +1,7 @@
-"""The starter that students get, made from the reference solution; and the pristine helper files the grader works with.
-
-Between `# BEGIN SOLUTION` and `# END SOLUTION` everything goes; a line `# STARTER: text` becomes `text`.
-"""
+"""The starter that students get, made from the reference solution and checked."""
 
 import ast
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,59 +9,16 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-CODE = ROOT / "code"
-BEGIN, END, INSTEAD = "# BEGIN SOLUTION", "# END SOLUTION", "# STARTER: "
-# Written out, these are what a student is asked for: a convolution without a convolution, and projected gradients.
-LEFT_OUT = {"flat_conv.py", "attacks.py", "adversarial_training.py", "self_check.py", "explain.py"}
+from autograder.grade import grade
+from autograder.solution import BEGIN, CODE, END, INSTEAD, ROOT, MarkerError, solution_lines, strip, write_given
+
 AS_THEY_ARE = ("download_dataset.sh", "zip_submission.py", "LICENSE", ".gitignore", "data/README.md")
 FOLDERS = {"writeup": "Your report goes here, as PDF.\n",
            "results": "What is not in the report goes here: pictures, curves, `results.json` of your runs.\n"}
 
 
 class StarterError(Exception):
-    """The starter cannot be made, or is not fit to be handed out; the message says where."""
-
-
-def strip(text: str, name: str) -> str:
-    """The starter's version of a file. Raises StarterError for markers that do not match."""
-    lines, began = [], 0
-    for number, line in enumerate(text.splitlines(), 1):
-        word = line.strip()
-        if word == BEGIN:
-            if began:
-                raise StarterError(f"{name}:{number}: BEGIN SOLUTION inside the solution that begins in line {began}")
-            began = number
-        elif word == END:
-            if not began:
-                raise StarterError(f"{name}:{number}: END SOLUTION without a beginning")
-            began = 0
-        elif BEGIN in line or END in line:
-            raise StarterError(f"{name}:{number}: a marker has to stand alone in its line")
-        elif word.startswith(INSTEAD.strip()):
-            if began:
-                raise StarterError(f"{name}:{number}: STARTER inside a solution")
-            lines.append(line.replace(INSTEAD, ""))
-        elif not began:
-            lines.append(line)
-    if began:
-        raise StarterError(f"{name}:{began}: BEGIN SOLUTION without an end")
-    text = re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines) + "\n")
-    return re.sub(r"\n{3,}(?=[ \t])", "\n\n", text)  # one blank line inside a class, where a solution was
-
-
-def write_helpers(into: Path, given: bool = False) -> set[str]:
-    """The files of code/ but the student's, as the starter has them; `given`: with what was helper code until 2023.
-
-    Returns the names of the modules that a hand-in cannot replace.
-    """
-    into.mkdir(parents=True)
-    for path in CODE.glob("*.py"):
-        if path.name not in LEFT_OUT | {"student_code.py"}:
-            text = path.read_text(encoding="utf-8")
-            whole = given and path.name == "custom_blocks.py"
-            (into / path.name).write_text(text if whole else strip(text, path.name), encoding="utf-8")
-    return {path.stem for path in CODE.glob("*.py")} - {"student_code"} | {Path(name).stem for name in LEFT_OUT}
+    """The starter cannot be made, or must not be handed out; the message says where."""
 
 
 def make(out: Path, thorough: bool = True, tell=print) -> None:
@@ -89,9 +42,12 @@ def make(out: Path, thorough: bool = True, tell=print) -> None:
 
 
 def write(tree: Path) -> None:
-    write_helpers(tree / "code")
-    (tree / "code/student_code.py").write_text(strip((CODE / "student_code.py").read_text(encoding="utf-8"),
-                                                     "student_code.py"), encoding="utf-8")
+    try:
+        write_given(tree / "code")
+        student = strip((CODE / "student_code.py").read_text(encoding="utf-8"), "student_code.py")
+    except MarkerError as error:
+        raise StarterError(str(error)) from None
+    (tree / "code/student_code.py").write_text(student, encoding="utf-8")
     for name in AS_THEY_ARE:
         (tree / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
@@ -151,23 +107,6 @@ CONTRACT = {"CustomConv2DFunction.forward", "CustomConv2DFunction.backward", "Cu
             "PGDAttack.perturb", "AdvSimpleNet", "get_train_transforms", "get_val_transforms"}
 
 
-def solution_lines() -> dict[str, str]:
-    """Lines that stand between markers and nowhere else, with the file they are in.
-
-    Short ones and imports are nobody's secret."""
-    inside, outside = {}, set()
-    for path in CODE.glob("*.py"):
-        within = False
-        for line in map(str.strip, path.read_text(encoding="utf-8").splitlines()):
-            within = line == BEGIN or (within and line != END)
-            if within:
-                inside[line] = path.name
-            else:
-                outside.add(line)
-    return {line: name for line, name in inside.items()
-            if line not in outside and len(line) > 25 and not line.startswith(("#", "import ", "from "))}
-
-
 def leaks_nothing(tree: Path) -> None:
     secret = solution_lines()
     for path in tree.rglob("*.py"):
@@ -185,7 +124,8 @@ def python(tree: Path, *command: str) -> subprocess.CompletedProcess:
 
 
 def imports(tree: Path) -> None:
-    names = [path.stem for path in (tree / "code").glob("*.py") if path.stem != "test_conv"]
+    names = [".".join(path.relative_to(tree / "code").with_suffix("").parts) for path in (tree / "code").rglob("*.py")
+             if path.stem not in ("test_conv", "__init__", "__main__")]
     done = python(tree, "-c", f"import {', '.join(names)}")
     if done.returncode:
         raise StarterError(f"the starter's files cannot be imported: {done.stderr.strip().splitlines()[-1]}")
@@ -200,15 +140,14 @@ def helps(tree: Path) -> None:
 def runs_to_the_first_hole(tree: Path) -> None:
     """SimpleNet is given, so the demo trains and evaluates; then it comes to something that is not written."""
     with tempfile.TemporaryDirectory() as folder:
-        done = python(tree, "demo.py", "--data", f"{folder}/data", "--out", f"{folder}/out", "--logs", f"{folder}/logs",
-                      "--train", "60", "--val", "20", "--epochs", "1")
+        done = python(tree, "-m", "demo", "--data", f"{folder}/data", "--out", f"{folder}/out", "--logs",
+                      f"{folder}/logs", "--train", "60", "--val", "20", "--epochs", "1")
     printed = done.stdout + done.stderr
     if done.returncode == 0 or "is not written yet" not in printed or "epoch 1/1 val" not in printed:
         raise StarterError(f"the starter's demo should train, and then stop at a hole; it printed {printed[-500:]}")
 
 
 def grades_to_the_floor(tree: Path) -> None:
-    from autograder.grade import grade  # which needs write_helpers of this file
     mark = grade(tree, seed=0)
     passed = [f"{part.name}: {verdict.title}" for part in mark.parts for verdict in part.verdicts if verdict.points]
     if passed:

@@ -18,12 +18,10 @@ import torch
 from bench_attack import all_images
 from torch import Tensor, nn
 
-import checkpoint
-import hardware
-import models
-from attacks import Threat, attack, strong
 from custom_dataloader import open_split
-from labs.imagenet import Normalized
+from extras.attacks import Threat, attack, strong
+from labs.cs5787.imagenet import Normalized
+from libs import checkpoint, hardware, networks
 from utils import IMAGENET_MEAN, IMAGENET_STD
 
 PIXELS = ([0.0] * 3, [1.0] * 3)
@@ -80,7 +78,7 @@ def main() -> None:
     saved = checkpoint.load(args.resume)
     images, labels = all_images(args)
     classes = len(open_split(args.data, "val")[1])
-    network = models.build(models.name_of(saved), classes, tuple(images.shape[2:]))
+    network = networks.build(networks.name_of(saved), classes, tuple(images.shape[2:]))
     checkpoint.load_weights(network, saved["state_dict"], args.resume)
     model = Normalized(network, IMAGENET_MEAN, IMAGENET_STD).to(args.device).eval()
     mean, std = model.mean.cpu(), model.std.cpu()

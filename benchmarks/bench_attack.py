@@ -22,12 +22,10 @@ import torch.nn.functional as F
 from bench_train import Ours, top1
 from torch import Tensor, nn
 
-import adversarial_training
-import checkpoint
-import hardware
-import models
-from attacks import frozen
 from custom_dataloader import open_split
+from extras import adversarial_training
+from extras.attacks import frozen
+from libs import checkpoint, hardware, networks
 from student_code import PGDAttack, SimpleNet
 from utils import spaced
 
@@ -59,7 +57,7 @@ def all_images(args: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """--images of both splits as validation sees them: 500 alone would leave too wide a margin of error."""
     images, labels = [], []
     for split in ("val", "train"):
-        dataset, _ = open_split(args.data, split, models.student_transforms("val"))
+        dataset, _ = open_split(args.data, split, networks.student_transforms("val"))
         for image, label in (dataset[i] for i in spaced(len(dataset), args.images - len(images))):
             images.append(image)
             labels.append(label)
@@ -77,7 +75,8 @@ class Attacker:
         self.model = SimpleNet(num_classes=len(saved["state_dict"]["fc.bias"]))
         self.model.load_state_dict(saved["state_dict"])
         self.model.to(device, memory_format=layout).eval()
-        self.how, self.images, self.labels = hardware.Hardware(device, amp, layout), *all_images(args)
+        self.how = hardware.Hardware(device, hardware.Precision(attack=amp), layout)
+        self.images, self.labels = all_images(args)
         self.batch, unit = args.batch, 1 / (HIGH - LOW)
         if library:
             from torchattacks import PGD
@@ -90,7 +89,7 @@ class Attacker:
     def own(self, x: Tensor, y: Tensor) -> Tensor:
         loss = AwayFrom()
         loss.labels = y
-        with self.how.autocast():
+        with self.how.autocast("attack"):
             return PGDAttack(loss, STEPS, STEP, EPSILON).perturb(self.model, x)
 
     def __call__(self, start: int) -> tuple[float, int]:
@@ -102,7 +101,7 @@ class Attacker:
 
 
 def attack_speed(args: argparse.Namespace) -> dict:
-    amp = hardware.pick_amp("auto", torch.device(args.device))
+    amp = hardware.pick_precision("auto", torch.device(args.device)).attack
     ways = {"torchattacks": (True, False, "off"), f"PGDAttack {amp}": (False, True, amp),
             "torchattacks, memory kept": (True, True, "off"), "PGDAttack fp32": (False, True, "off")}
     count = len(all_images(args)[1])
@@ -134,7 +133,7 @@ def attack_speed(args: argparse.Namespace) -> dict:
 
 def robust_accuracy(model: nn.Module, args: argparse.Namespace) -> float:
     """Top-1 on the validation images under PGD away from the true label, in fp32."""
-    dataset, _ = open_split(args.data, "val", models.student_transforms("val"))
+    dataset, _ = open_split(args.data, "val", networks.student_transforms("val"))
     attack, right = adversarial_training.pgd(EPSILON, args.steps), 0
     torch.manual_seed(0)
     images, labels = (torch.stack(list(column)) if isinstance(column[0], Tensor) else torch.tensor(column)
@@ -152,7 +151,7 @@ class Adversarial(Ours):
 
     def __init__(self, args: argparse.Namespace, seed: int, epochs: int, kind: str):
         super().__init__(args, seed, epochs)
-        dataset, _ = open_split(args.data, "train", models.student_transforms("val"))
+        dataset, _ = open_split(args.data, "train", networks.student_transforms("val"))
         images, labels = adversarial_training.draw_probe(dataset, seed)
         probe = self.hardware.images(images), self.hardware.labels(labels)
         self.perturb = self.adversary = adversarial_training.AdversarialTraining(kind, self.model, EPSILON, probe)
@@ -161,10 +160,10 @@ class Adversarial(Ours):
         """Train one epoch, the check after it included. Returns its seconds."""
         began = time.perf_counter()
         super().__call__()
-        with self.hardware.autocast():
-            withstanding = self.adversary.withstanding()
-        if said := self.adversary.after_epoch(withstanding, self.optimizer):
-            print(said)
+        with self.hardware.autocast("training"):
+            robust = self.adversary.robust_probes()
+        if warning := self.adversary.after_epoch(robust, self.optimizer):
+            print(warning)
         return time.perf_counter() - began
 
 

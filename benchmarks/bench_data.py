@@ -2,8 +2,9 @@
 
     python benchmarks/bench_data.py [--data DIR] [--json FILE]
 
-Theirs decodes a JPEG and applies the transforms image by image, and collates; ours is data_cache's batch. `per image`
-is custom_transforms on decoded images: what a student's own list of transforms gets. All in one thread.
+Theirs decodes a JPEG and applies the transforms image by image, and collates; ours is one batch of
+libs/batch_transforms.py. `per image` is custom_transforms on decoded images: what a student's own transforms get. All
+in one thread.
 """
 
 import argparse
@@ -17,21 +18,21 @@ import stock
 import torch
 from torch.utils.data import default_collate
 
-import data_cache
-import demo_data
-import hardware
-import models
-from batch_transforms import BatchTransforms
 from custom_dataloader import open_split
+from demo import data as demo_data
+from libs import hardware, networks
+from libs.batch_transforms import BatchTransforms
+from libs.decoded_cache import decode
+from libs.loaders import CachedDataset
 
 
 def compare(args: argparse.Namespace) -> dict:
-    dataset, _ = open_split(args.data, "train", models.student_transforms("train"))
+    dataset, _ = open_split(args.data, "train", networks.student_transforms("train"))
     samples = [(dataset.path(i), dataset.targets[i]) for i in range(len(dataset))]
-    plain, images = stock.StockDataset(samples), data_cache.decoded(dataset)
+    plain, images = stock.StockDataset(samples), decode(dataset)
     transforms = BatchTransforms.of(dataset.transforms)
-    chance = transforms.draw(0, images=len(images))
-    dataset.decoded = images
+    draws = transforms.draw(0, images=len(images))
+    cached = CachedDataset(dataset, images)
     order = {side: np.random.default_rng(0) for side in ("stock", "per image", "ours", "GPU")}
 
     def batch(side: str) -> np.ndarray:
@@ -40,16 +41,16 @@ def compare(args: argparse.Namespace) -> dict:
 
     def ours() -> torch.Tensor:
         indices = batch("ours")
-        return transforms.on_cpu([images[i] for i in indices], chance[indices])
+        return transforms.on_cpu([images[i] for i in indices], draws[indices])
 
     calls = {"stock": lambda: default_collate([plain[i] for i in batch("stock")]),
-             "per image": lambda: default_collate([dataset[i] for i in batch("per image")]), "ours": ours}
+             "per image": lambda: default_collate([cached[i] for i in batch("per image")]), "ours": ours}
     if args.device == "cuda":
         resident = images.on(torch.device("cuda"))
 
         def on_gpu() -> torch.Tensor:
             indices = batch("GPU")
-            return transforms.on_device(resident[torch.from_numpy(indices)], chance[indices])
+            return transforms.on_device(resident[torch.from_numpy(indices)], draws[indices])
 
         calls["ours on the GPU"] = on_gpu
     taken = measure.interleaved(calls, max(args.rounds, 15), args.device)

@@ -19,14 +19,14 @@ import stock
 import torch
 from torch import nn
 
-import data_cache
-import demo_data
-import hardware
-import models
 from custom_dataloader import open_split
-from engine import WarmupCosine, evaluate, train_one_epoch
-from metrics import top_k
-from progress import Progress
+from demo import data as demo_data
+from libs import hardware, networks
+from libs.engine import WarmupCosine, evaluate, train_one_epoch
+from libs.hardware import Hardware
+from libs.loaders import open_loader
+from libs.metrics import top_k
+from libs.progress import Progress
 from student_code import SimpleNet
 from utils import seed_everything
 
@@ -57,18 +57,17 @@ class Theirs:
 
 
 class Ours:
-    """What main.py does, from its parts."""
+    """main.py's training epochs, without its validation and checkpoints."""
 
     def __init__(self, args: argparse.Namespace, seed: int, epochs: int):
         hardware.keep_memory()
-        dataset, names = open_split(args.data, "train", models.student_transforms("train"))
+        dataset, names = open_split(args.data, "train", networks.student_transforms("train"))
         device = torch.device(args.device)
-        self.loader, _ = data_cache.open_loader(dataset, args.batch, "auto", device, workers=hardware.cores(),
-                                                seed=seed, train=True)
+        self.loader, _ = open_loader(dataset, args.batch, "auto", device, workers=hardware.cores(), seed=seed,
+                                     train=True)
         seed_everything(seed)
-        layout = torch.channels_last
-        self.model = SimpleNet(num_classes=len(names)).to(device, memory_format=layout)
-        self.hardware = hardware.Hardware(device, hardware.pick_amp("auto", device), layout)
+        self.model = SimpleNet(num_classes=len(names))
+        self.hardware = hardware.set_up(device, self.model, dataset[0][0][None])
         self.optimizer = torch.optim.SGD(self.model.parameters(), LR, momentum=0.9, weight_decay=1e-4, fused=True)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, WarmupCosine(epochs, min(5, epochs / 2), len(self.loader)))
@@ -77,7 +76,7 @@ class Ours:
     def __call__(self) -> tuple[float, float]:
         """Train one epoch. Returns its images per second and the share of time spent waiting for data."""
         progress = Progress("", self.loader, 10**9, show=False)
-        self.loader.sampler.epoch = self.epoch
+        self.loader.sampler.set_epoch(self.epoch)
         self.epoch += 1
         took = measure.seconds(lambda: train_one_epoch(
             self.model, nn.CrossEntropyLoss(), self.optimizer, self.scheduler, progress, self.hardware, self.scaler,
@@ -88,7 +87,7 @@ class Ours:
 
 
 def speed(args: argparse.Namespace) -> dict:
-    amp = hardware.pick_amp("auto", torch.device(args.device))
+    amp = hardware.pick_precision("auto", torch.device(args.device)).training
     with measure.Apart(Theirs, args, 0, 100) as theirs, measure.Apart(Ours, args, 0, 100) as ours:
         rows = [(theirs(), *ours()) for _ in range(args.rounds + 1)][1:]  # the first warms up
     plain, fast, waits = zip(*rows)
@@ -101,10 +100,9 @@ def speed(args: argparse.Namespace) -> dict:
 
 
 def top1(model: nn.Module, args: argparse.Namespace) -> float:
-    dataset, _ = open_split(args.data, "val", models.student_transforms("val"))
-    loader, _ = data_cache.open_loader(dataset, 250, "auto", torch.device(args.device), workers=1)
-    exact = hardware.Hardware(torch.device(args.device))
-    logits, labels = evaluate(model, Progress("", loader, 10**9, show=False), exact)
+    dataset, _ = open_split(args.data, "val", networks.student_transforms("val"))
+    loader, _ = open_loader(dataset, 250, "auto", torch.device(args.device), workers=1)
+    logits, labels = evaluate(model, Progress("", loader, 10**9, show=False), Hardware(torch.device(args.device)))
     return top_k(logits["image"], labels, 1).item()
 
 

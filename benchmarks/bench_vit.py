@@ -16,8 +16,8 @@ import measure
 import torch
 from torch import nn
 
-import hardware
 from custom_blocks import window_partition
+from libs import hardware
 from student_code import Attention, SimpleViT, TransformerBlock
 
 WIDTH, TOKENS, WINDOW = 192, 8, 4

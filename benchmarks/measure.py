@@ -1,28 +1,21 @@
 """What all benchmarks share: interleaved timing, peak memory, tables, and records with all that a figure depends on."""
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "code"))
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torchvision  # noqa: E402
 
-import hardware  # noqa: E402
-from utils import writing  # noqa: E402
+from libs.provenance import memory_mb, provenance, write_json  # noqa: E402
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -104,17 +97,11 @@ def peak_memory(arguments: list[str], processes: int = 3) -> float:
 
 def print_peak_memory(prepare: Callable[[], Callable[[], object]], device: str) -> None:
     """In that process: `prepare` a call, run it twice, and print the peak."""
-    torch.ones(256, 256, device=device) @ torch.ones(256, 256, device=device)  # libraries load their part
-    before = _memory("VmRSS")
+    torch.ones(256, 256, device=device) @ torch.ones(256, 256, device=device)  # allocates the workspace of the library
+    before = 0 if device == "cuda" else memory_mb(peak=False)
     call = prepare()
     call(), call()
-    print(torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else _memory("VmHWM") - before)
-
-
-def _memory(name: str) -> float:
-    """MB, from Linux's account of this process."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) / 1024
+    print(memory_mb(device) - before)
 
 
 def spread(values: list[float], unit: float = 1e3) -> str:
@@ -122,35 +109,10 @@ def spread(values: list[float], unit: float = 1e3) -> str:
     return f"{unit * median(values):8.1f} ({unit * min(values):.1f}-{unit * max(values):.1f})"
 
 
-def machine(device: str) -> dict:
-    """What a figure depends on."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-               platform.processor())
-    flags = {flag for line in _lines("/proc/cpuinfo") if line.startswith("flags") for flag in line.split()}
-    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_short, sys.argv[1:])]
-    return {"date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), "commit": commit.stdout.strip(),
-            "command": " ".join(command), "cpu": cpu, "cores": hardware.cores(),
-            "instructions": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if device == "cuda" else None, "python": platform.python_version(),
-            "torch": torch.__version__, "torchvision": torchvision.__version__, "numpy": np.__version__,
-            "opencv": cv2.__version__, "load": os.getloadavg()[0]}
-
-
-def _short(word: str) -> str:
-    """Where a file lies on this machine is nobody's business."""
-    return Path(word).name if word.startswith("/") else word
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
-
-
 def save(args: argparse.Namespace, figures: dict) -> None:
-    """Write `figures` beside the machine's description to --json, if that was asked for."""
+    """Write `figures` and their provenance to --json, if given."""
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        with writing(args.json) as part:
-            part.write_text(json.dumps({**figures, "machine": machine(args.device)}, indent=1) + "\n")
+        conditions = {**provenance(), "threads": torch.get_num_threads(), "load": os.getloadavg()[0]}
+        write_json(args.json, {**figures, "machine": conditions})
         print(f"written to {args.json}")

@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from bench_conv import training_step
 from torch import Tensor
 
-import adversarial_training
-import flat_conv
-import hardware
-from attacks import frozen
+from extras import adversarial_training, flat_conv
+from extras.attacks import frozen
+from libs import hardware
 
 Calls = dict[str, Callable[[], object]]
 

@@ -1,47 +1,43 @@
 """Train, evaluate and attack an image classifier: python main.py DIR [flags]. See --help, and the README."""
 
-import argparse
 import sys
-import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
-
-import checkpoint
-import figures
-import hardware
-import models
-from arguments import KEPT, parse_args
-from building import Run, build, introduce
-from custom_dataloader import open_split
-from engine import WarmupCosine, evaluate, train_one_epoch
-from judging import attack_model, evaluate_model
-from metrics import summarize
-from progress import clock, describe
-from run_folder import RunFolder
-from utils import BadInput, of_the_solution, seed_everything
+from libs import checkpoint, hardware, plots
+from libs.arguments import RESTORED_ON_RESUME, parse_args, resuming
+from libs.engine import Training, fit
+from libs.evaluation import attack_model, evaluate_model
+from libs.run import Run, introduce, resolve
+from utils import BadInput
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     hardware.keep_memory()
-    try:
-        with hardware.processes(args.device) as (rank, world):
-            run = build(args, rank, world)
-            if args.mode == "train":
-                run.state, run.adversary = start(run), make_adversary(run)
-            run.folder = RunFolder(args.logs, run.machine.is_main)
-            introduce(run)
-            try:
+    with exit_with_sentence(2):
+        device = hardware.pick_device(args.gpu, args.use_mps)
+    with hardware.processes(device) as (rank, world):
+        with exit_with_sentence(2):
+            run = resolve(args, device, rank, world)
+        introduce(run)
+        try:
+            with exit_with_sentence(1):
                 {"train": train, "evaluate": evaluate_model, "attack": attack_model}[args.mode](run)
-            finally:
-                run.folder.close()
+        finally:
+            run.folder.close()
+
+
+@contextmanager
+def exit_with_sentence(code: int) -> Iterator[None]:
+    """Exit with `code` and a sentence for bad input, and for a hole in student_code. Other errors are bugs."""
+    try:
+        yield
     except BadInput as error:
-        sys.exit(f"main.py: error: {first_hand(error)}")
+        print(f"main.py: error: {strip_worker_traceback(error)}", file=sys.stderr)
+        sys.exit(code)
     except NotImplementedError as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         if Path(place.filename).stem != "student_code":
@@ -49,135 +45,54 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"main.py: error: {place.filename}:{place.lineno}: {place.name} is not written yet: {error}")
 
 
-def first_hand(error: BadInput) -> str:
-    """The message as it was raised: a loader's worker process wraps its traceback around it."""
+def strip_worker_traceback(error: BadInput) -> str:
+    """The message alone: a DataLoader worker puts its traceback in front of it."""
     return str(error).rpartition(f"{BadInput.__name__}: ")[2].strip()
 
 
-# ------------------------------------------------------------------------------------------------ training
-
-
-def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
-    common = {"lr": args.lr, "weight_decay": args.weight_decay, "fused": args.device.type in ("cpu", "cuda")}
-    if args.model == "vit":
-        return torch.optim.AdamW(model.parameters(), **common)
-    return torch.optim.SGD(model.parameters(), momentum=args.momentum, **common)
-
-
-def start(run: Run) -> checkpoint.State:
-    """The state to train from: a new one, or that of --resume."""
-    args, steps = run.args, len(run.loaders["train"])
-    state = checkpoint.State(make_optimizer(args, run.model), WarmupCosine(args.epochs, args.warmup, steps),
-                             run.machine.scaler(), epoch=args.start_epoch)
-    if args.goes_on:
-        checkpoint.resume(state, args)
-        if "optimizer" not in args.saved:
-            run.say(f"note: {args.resume} has no optimizer state; momentum starts from zero")
-        if args.saved.get("settings", {}).get("loader") not in (None, type(run.loaders["train"]).__name__):
-            run.say("note: this run made its batches in another way before; it goes on with other random views")
-    for group in state.optimizer.param_groups:
-        group["initial_lr"] = args.lr
-    state.scheduler = LambdaLR(state.optimizer, state.schedule, last_epoch=state.epoch * steps - 1)
-    return state
-
-
-def make_adversary(run: Run):
-    """For --adversarial; its probe are training images as validation sees them."""
-    args = run.args
-    if args.adversarial is None:
-        return None
-    training = of_the_solution("adversarial_training", "--adversarial")
-    images, labels = training.draw_probe(open_split(args.data, "train", models.student_transforms("val"))[0], args.seed)
-    probe = run.machine.images(images), run.machine.labels(labels)
-    adversary = training.AdversarialTraining(args.adversarial, run.model, args.epsilon, probe)
-    if args.goes_on and "adversary" in args.saved:
-        adversary.load_state_dict(args.saved["adversary"], run.state.optimizer)
-    return adversary
-
-
-def settings(run: Run) -> dict:
-    """What a resumed run takes over."""
-    return {**{name: getattr(run.args, name) for name in KEPT}, "amp": run.machine.amp,
-            "device": run.machine.device.type, "loader": type(run.loaders["train"]).__name__}
+# ---------------------------------------------------------------------------------------------- training
 
 
 def train(run: Run) -> None:
-    """Train to --epochs; validate, report and save after each."""
-    args, state, folder, model = run.args, run.state, run.folder, run.model
-    folder.json("settings", {key: str(value) for key, value in vars(args).items() if key != "saved"})
-    if args.goes_on and folder.active and (best := Path(args.resume).parent / checkpoint.BEST).exists():
-        checkpoint.copy(best, folder.models / checkpoint.BEST)  # it may well stay the best
-    if run.machine.world > 1:
-        model = DistributedDataParallel(model, [run.machine.device] if run.machine.device.type == "cuda" else None)
+    """Train to --epochs, and report. Ctrl-C ends with exit code 130 and the command that continues the run."""
+    args, folder, state = run.args, run.folder, run.state
+    folder.json("settings", {key: str(value) for key, value in vars(args).items()})
+    if resuming(args) and folder.active and (best := Path(args.resume).parent / checkpoint.BEST).exists():
+        checkpoint.copy(best, folder.models / checkpoint.BEST)  # it may remain the best
+    training = Training(run.model, run.loaders, state, run.hardware, folder, lambda is_best: save(run, is_best),
+                        seed=args.seed, clip_grad=args.clip_grad, print_freq=args.print_freq, adversary=run.adversary,
+                        before_epoch=run.resizing)
     try:
-        while state.epoch < args.epochs:
-            summary = train_and_validate(run, model)
+        summary = fit(training, args.epochs)
     except KeyboardInterrupt:
         if folder.active:
-            last = folder.path / "models" / checkpoint.LAST
-            go_on = f"to go on: python main.py {args.data} --resume {last}" if last.exists() else "nothing is saved yet"
-            print(f"\nstopped; {state.epoch} of {args.epochs} epochs are done; {go_on}")
+            last = folder.models / checkpoint.LAST
+            command = f"to continue: python main.py {args.data} --resume {last}"
+            print(f"\nstopped; {state.epoch} of {args.epochs} epochs are done; "
+                  f"{command if last.exists() else 'nothing is saved yet'}")
         sys.exit(130)
-    finish(run, summary)
+    report(run, summary)
 
 
-def train_and_validate(run: Run, model: nn.Module) -> dict:
-    """One more epoch. Returns its validation summary (see metrics.summarize)."""
-    args, machine, state, epoch = run.args, run.machine, run.state, run.state.epoch
-    began = time.perf_counter()
-    loader = run.loaders["train"]
-    seed_everything(args.seed, epoch, machine.rank)  # a resumed run stands where it would have stood
-    loader.sampler.epoch = epoch
-
-    def log(batch: int, loss: float, rate: float) -> None:
-        run.folder.scalars(epoch * len(loader) + batch, {"training_loss": loss, "learning_rate": rate})
-
-    title = f"epoch {epoch + 1}/{args.epochs}"
-    progress = run.progress(f"{title} train", "train")
-    trained = train_one_epoch(model, nn.CrossEntropyLoss(), state.optimizer, state.scheduler, progress, machine,
-                              state.scaler, args.clip_grad, log, run.adversary)
-    run.say(f"{title} train  {describe(trained)} | {progress.speed()}, {clock(progress.elapsed)}")
-
-    machine.share_buffers(run.model)
-    if run.adversary is not None:
-        with machine.autocast():  # one process's count decides for all
-            withstanding = hardware.agree(run.adversary.withstanding(), machine.world)
-        if collapse := run.adversary.after_epoch(withstanding, state.optimizer):
-            run.say(f"{title} {collapse}")
-    logits, labels = evaluate(run.model, run.progress(f"{title} val", "val"), run.exact)
-    summary = summarize(logits["image"], labels)
-    is_best = summary["top1"] > state.best_acc1 or (epoch == args.start_epoch and not args.goes_on)
-    state.epoch, state.best_acc1 = epoch + 1, max(state.best_acc1, summary["top1"])
-    validated = {name: summary[name] for name in ("loss", "top1", "top5")}
-    seconds = time.perf_counter() - began
-    left = clock(seconds * (args.epochs - state.epoch))
-    run.say(f"{title} val    {describe(validated)} | best top1 {state.best_acc1:.2f}, {left} left")
-
-    state.history.append({"epoch": state.epoch, "rate": state.optimizer.param_groups[0]["lr"], "train": trained,
-                          "val": validated, "seconds": seconds, "data_wait": progress.data_wait,
-                          "images_per_second": progress.images_per_second * machine.world})
-    log_epoch(run.folder, state.history[-1])
-    run.folder.flush()
-    if machine.is_main:
-        more = {"adversary": run.adversary.state_dict()} if run.adversary else {}
-        checkpoint.save(run.folder.models, state.to_checkpoint(args.model, run.model, settings(run)) | more, is_best)
-    return summary
+def save(run: Run, is_best: bool) -> None:
+    """Write the checkpoint of the epoch just finished."""
+    if run.hardware.is_main:
+        settings = {**{name: getattr(run.args, name) for name in RESTORED_ON_RESUME},
+                    "amp": run.hardware.precision.training, "device": run.hardware.device.type,
+                    "loader": type(run.loaders["train"]).__name__}
+        content = run.state.to_checkpoint(run.args.model, run.model, settings)
+        if run.adversary is not None:
+            content["adversary"] = run.adversary.state_dict()
+        checkpoint.save(run.folder.models, content, is_best)
 
 
-def log_epoch(folder: RunFolder, row: dict) -> None:
-    folder.scalars(row["epoch"], {
-        **{f"{k}_accuracy/{split}": row[split][k] for k in ("top1", "top5") for split in ("train", "val")},
-        "validation_loss": row["val"]["loss"], "epoch_time": row["seconds"], "data_wait": row["data_wait"],
-        "images_per_second": row["images_per_second"]})
-
-
-def finish(run: Run, summary: dict) -> None:
-    """Curves, the last epoch's confusion matrix and per-class accuracy, results.json, and where all of it lies."""
+def report(run: Run, summary: dict) -> None:
+    """Save curves, confusion matrix, per-class accuracy and results.json; print where they are."""
     folder, state = run.folder, run.state
     folder.json("results", {"mode": "train", "model": run.args.model, "best_top1": state.best_acc1,
-                            "history": state.history, "classes": run.names, "last": summary})
-    folder.figure("curves", figures.curves(state.history, f"{run.args.model} on {Path(run.args.data).name}"))
-    folder.class_report(summary, run.names)
+                            "history": state.history, "classes": run.class_names, "last": summary})
+    folder.figure("curves", plots.curves(state.history, f"{run.args.model} on {Path(run.args.data).name}"))
+    folder.class_report(summary, run.class_names)
     if folder.active:
         run.say(f"best top-1 {state.best_acc1:.2f} %: {folder.models / checkpoint.BEST}\n"
                 f"curves: {folder.path / 'curves.png'}\nTensorBoard: tensorboard --logdir {folder.path}")

@@ -1,12 +1,10 @@
-"""What every other file shares: images on disk, running averages, seeds, safe writing."""
+"""Shared helpers: image files, running averages, seeding, atomic writes."""
 
-import importlib
 import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -16,20 +14,12 @@ from torchvision.utils import make_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# CS 771 Homework 2, section 3.3: the attack's defaults. `step_size` and `epsilon` are in normalised input units.
+ASSIGNMENT_ATTACK = {"num_steps": 10, "step_size": 0.01, "epsilon": 0.1}
 
 
 class BadInput(ValueError):
-    """Something that the user gave is wrong; the message names it and says what to do. Never a bug of ours."""
-
-
-def of_the_solution(module: str, flag: str) -> ModuleType:
-    """A module that the starter leaves out: it shows what students write. BadInput names the `flag` that needs it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise BadInput(f"{flag} needs {module}.py, which is part of the solution and not of the starter") from None
+    """Invalid user input: a flag, a file, a line. The message names it and says what to do."""
 
 
 # ---------------------------------------------------------------------------------------------- images
@@ -38,8 +28,8 @@ def of_the_solution(module: str, flag: str) -> ModuleType:
 def load_image(path: str | os.PathLike) -> np.ndarray:
     """Read an image file as H,W,3 uint8 in RGB order.
 
-    Raises BadInput if the file is missing, is no image, or is a JPEG that ends too early: OpenCV would fill
-    the missing half with grey and carry on.
+    Raises BadInput if the file is missing, is not an image, or is a truncated JPEG, which OpenCV would fill up with
+    grey without an error.
     """
     try:
         data = np.fromfile(path, dtype=np.uint8)  # imdecode, unlike imread, takes any file name on Windows
@@ -54,7 +44,7 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
 
 
 def image_file_flaw(path: str | os.PathLike) -> str | None:
-    """What is visibly wrong with an image file, without decoding it; None if nothing is."""
+    """Describe what is wrong with an image file, judging by its header and end; None if nothing is. Does not decode."""
     try:
         return _image_flaw(Path(path).read_bytes())
     except FileNotFoundError:
@@ -67,16 +57,16 @@ def _image_flaw(data: bytes) -> str | None:
     if not data:
         return "the file is empty"
     if data[:2] == b"\xff\xd8":
-        # The first 64 kB may hold a thumbnail with an end of its own; behind the last end a phone may append things.
+        # An embedded thumbnail has an end marker of its own, in the first 64 kB; phones append data after the last one.
         end = data.rfind(b"\xff\xd9")
-        return None if end >= min(len(data) - 1024, 2**16) and end > 0 else "the JPEG is cut off (no end marker)"
+        return None if end >= min(len(data) - 1024, 2**16) and end > 0 else "the JPEG is truncated (no end marker)"
     if data[:4] in (b"\x89PNG", b"RIFF", b"GIF8", b"II*\0", b"MM\0*") or data[:2] == b"BM":
         return None
     return "not an image file (no JPEG, PNG, WebP, GIF, TIFF or BMP header)"
 
 
 def save_image(path: str | os.PathLike, img: np.ndarray) -> None:
-    """Write an H,W,3 uint8 RGB image; the suffix chooses the format. Raises BadInput if it cannot be encoded."""
+    """Write an H,W,3 uint8 RGB image in the format of the suffix. Raises BadInput if OpenCV cannot encode it."""
     done, data = cv2.imencode(Path(path).suffix, cv2.cvtColor(img, cv2.COLOR_RGB2BGR))
     if not done:
         raise BadInput(f"{path}: cannot be encoded as {Path(path).suffix}")
@@ -90,7 +80,7 @@ def resize_image(img: np.ndarray, new_size: tuple[int, int], interpolation: int 
 
 
 def denormalize(images: Tensor) -> Tensor:
-    """ImageNet-normalised N,3,H,W -> the same images in [0, 1], always on one scale."""
+    """Undo the ImageNet normalisation: N,3,H,W -> the same images in [0, 1]."""
     mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (images.detach().float() * std + mean).clamp(0, 1)
 
@@ -100,16 +90,22 @@ def image_grid(images: Tensor, per_row: int = 10) -> Tensor:
     return make_grid(denormalize(images).cpu(), nrow=per_row)
 
 
-# ---------------------------------------------------------------------------------- averages and seeds
+# ---------------------------------------------------------------------- choosing items, averages, seeds
 
 
 def spaced(length: int, count: int) -> list[int]:
-    """Up to `count` of the indices 0 to length - 1, at even distances: what is sorted by class gives some of each."""
+    """Up to `count` evenly spaced indices of range(length): of a list sorted by class, some of each class."""
     return torch.linspace(0, length - 1, min(count, length)).long().tolist()
 
 
+def spread(labels: Tensor, count: int) -> Tensor:
+    """Indices of up to `count` items, covering as many labels as possible: the first item of each label comes first."""
+    nth = [(labels[:i] == label).sum().item() for i, label in enumerate(labels)]
+    return torch.tensor(sorted(range(len(labels)), key=lambda i: (nth[i], i))[:count], device=labels.device)
+
+
 class AverageMeter:
-    """A running mean: `val` the newest value, `sum`, `count`, `avg`. Values may be tensors: nothing is synchronised."""
+    """Running mean: latest value `val`, `sum`, `count`, `avg`. Values may be tensors, which are not synchronised."""
 
     def __init__(self):
         self.reset()
@@ -118,7 +114,7 @@ class AverageMeter:
         self.val = self.sum = self.count = self.avg = 0
 
     def update(self, val, n: int = 1) -> None:
-        """Add the mean `val` of `n` more items."""
+        """Add the mean `val` of `n` items."""
         self.val = val
         self.sum = self.sum + val * n
         self.count += n
@@ -126,7 +122,7 @@ class AverageMeter:
 
 
 def seed_everything(*key: int) -> None:
-    """Seed Python's, NumPy's and torch's generators with `key`, say (seed, epoch)."""
+    """Seed the generators of Python, NumPy and torch from `key`, for instance (seed, epoch)."""
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
@@ -135,7 +131,7 @@ def seed_everything(*key: int) -> None:
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed the CPU generators with `key` inside the block, and put them back as they were after it."""
+    """Seed the CPU generators from `key` inside the block; restore their states afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     try:
@@ -154,7 +150,7 @@ def seeded(*key: int) -> Iterator[None]:
 
 @contextmanager
 def writing(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path to write to, and move it to `path` when the block ends well: never half a file."""
+    """Atomic write: yields a temporary path, moved to `path` if the block succeeds and removed if it does not."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-import adversarial_training
-import arguments
-from adversarial_training import AdversarialTraining, n_fgsm, noise_like, pgd
-from attacks import frozen
+from extras import adversarial_training
+from extras.adversarial_training import AdversarialTraining, n_fgsm, noise_like, pgd
+from extras.attacks import frozen
+from libs import arguments, checkpoint
 from student_code import SimpleNet
 
 
@@ -95,7 +95,7 @@ def test_a_collapse_is_taken_back_and_training_goes_on_in_five_steps():
     model = linear()
     training, optimizer, said, weights = trained_on([3, 20, 6, 2], model)
     assert said[:3] == [None] * 3
-    assert "collapsed: of 6 images 2 withstand PGD, 20 did before" in said[3]
+    assert "catastrophic overfitting: 2 of 6 probe images are robust to PGD, 20 were before" in said[3]
     assert training.kind == "pgd"
     assert torch.equal(model[1].weight, weights[2][0])
     assert torch.equal(optimizer.state_dict()["state"][0]["momentum_buffer"], weights[2][1])
@@ -116,7 +116,7 @@ def test_a_resumed_guard_knows_what_was():
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     resumed = AdversarialTraining("fast", model, 0.1, some())
     resumed.load_state_dict(training.state_dict(), optimizer)
-    assert "collapsed" in resumed.after_epoch(3, optimizer)
+    assert "catastrophic overfitting" in resumed.after_epoch(3, optimizer)
     again = AdversarialTraining("fast", model, 0.1, some())
     again.load_state_dict(resumed.state_dict(), optimizer)
     assert again.kind == "pgd"
@@ -146,9 +146,9 @@ def test_a_network_that_hides_its_gradient_is_found_out():
     with torch.no_grad():
         labels = model(images).argmax(1)
     training = AdversarialTraining("fast", model, 0.0, (images, labels))
-    assert training.withstanding() == 32
+    assert training.robust_probes() == 32
     training.check = pgd(5.0, 5)
-    assert training.withstanding() < 26
+    assert training.robust_probes() < 26
 
 
 @pytest.mark.parametrize("kind", ["fast", "pgd"])
@@ -166,11 +166,13 @@ def test_the_driver_trains_on_attacked_images(drive, scenes, monkeypatch, kind):
     assert run.code == 0, run.out
     assert len(calls) == 3
     assert max(calls) <= (0.6 if kind == "fast" else 0.2) + 1e-5
-    resumed = arguments.parse_args([str(scenes), "--resume", str(run.folder / "models/checkpoint.pth.tar")])
+    path = run.folder / "models/checkpoint.pth.tar"
+    saved = checkpoint.load(path)
+    resumed = arguments.restore_settings(arguments.parse_args([str(scenes), "--resume", str(path)]), saved)
     assert (resumed.adversarial, resumed.epsilon) == (kind, 0.2)  # a resumed run keeps the way it trains
-    assert resumed.saved["adversary"]["kind"] == kind
-    saved = str(run.folder / "models/checkpoint.pth.tar")
-    assert arguments.parse_args([str(scenes), "--resume", saved, "--epsilon", "0"]).epsilon == 0
+    assert saved["adversary"]["kind"] == kind
+    flags = arguments.parse_args([str(scenes), "--resume", str(path), "--epsilon", "0"])
+    assert arguments.restore_settings(flags, saved).epsilon == 0
 
 
 @pytest.mark.parametrize(("flags", "sentence"), [

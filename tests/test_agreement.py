@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import Threat, attack
+from extras.attacks import Threat, attack
 
 EPSILON, STEP, STEPS = 0.05, 0.01, 10
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import attacks
-from attacks import PIXELS, Threat, attack, box, checkpoints, strong
+from extras import attacks
+from extras.attacks import PIXELS, Threat, attack, box, checkpoints, strong
 from student_code import PGDAttack, SimpleNet, SimpleViT
 
 

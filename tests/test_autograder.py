@@ -11,7 +11,7 @@ import pytest
 from autograder import __main__ as cli
 from autograder import report, rubric
 from autograder.grade import grade
-from autograder.parts import CHECKS
+from autograder.checks import CHECKS
 from autograder.variants import changed
 from conftest import CODE, ROOT
 from hand_ins import check_gradescope, hand_in

@@ -8,10 +8,10 @@ import zipfile
 import pytest
 from autograder import hand_in, syntax
 from autograder.intake import MAX_SOURCE, CannotGrade, take_in
-from autograder.starter import StarterError, strip
+from autograder.solution import MarkerError, strip
 from conftest import CODE
 
-HELPERS = {"utils", "custom_blocks", "main"}
+GIVEN = {"utils.py": "x = 0\n", "custom_blocks.py": "", "main.py": "", "libs/engine.py": ""}
 GOOD = "import torch\n\nclass A:\n    pass\n"
 
 
@@ -26,18 +26,33 @@ def zipped(tmp_path, files: dict[str, str | bytes], name="h.zip"):
 def take(tmp_path, path):
     into = tmp_path / "into"
     into.mkdir()
-    return take_in(path, into, HELPERS)
+    return take_in(path, into, GIVEN)
 
 
 WHOLE = {"code/student_code.py": GOOD, "writeup/report.pdf": "%PDF", "results/a.png": "x"}
 
 
 def test_a_proper_zip(tmp_path):
-    submission = take(tmp_path, zipped(tmp_path, {**WHOLE, "code/mine.py": "x = 1", "code/utils.py": "evil = 1",
+    submission = take(tmp_path, zipped(tmp_path, {**WHOLE, "code/mine.py": "x = 1", "code/utils.py": "x = 0\r\n",
                                                   "code/deep/er.py": "y = 1"}))
     assert (submission.fatal, submission.notes, hand_in.violations(submission)) == ("", [], [])
-    assert sorted(path.relative_to(tmp_path / "into").as_posix() for path in (tmp_path / "into").rglob("*.py")) == [
-        "deep/er.py", "mine.py", "student_code.py"]
+    assert taken(tmp_path) == ["deep/er.py", "mine.py", "student_code.py"]
+
+
+def taken(tmp_path) -> list[str]:
+    into = tmp_path / "into"
+    return sorted(path.relative_to(into).as_posix() for path in into.rglob("*.py"))
+
+
+def test_modules_of_a_students_own_are_never_dropped_silently(tmp_path):
+    """models.py, attacks.py, figures.py disappeared without a note, because the solution had files of these names."""
+    own = ["attacks.py", "explain.py", "extras/attacks.py", "figures.py", "labs/mine.py", "models.py"]
+    files = {f"code/{name}": "x = 1" for name in [*own, "libs/mine.py"]}
+    submission = take(tmp_path, zipped(tmp_path, {**WHOLE, **files, "code/utils.py": "x = 1"}))
+    assert taken(tmp_path) == sorted([*own, "student_code.py"])
+    assert [note.split(":")[0] for note in submission.notes] == [
+        "code/libs/mine.py lies in libs/, which is the starter's", "not as in the starter"]
+    assert "utils.py. The grader uses the starter's" in submission.notes[1]
 
 
 @pytest.mark.parametrize(("files", "words"), [
@@ -118,7 +133,7 @@ def test_a_bomb_that_lies_about_its_size(tmp_path):
     into = tmp_path / "into"
     into.mkdir()
     try:
-        take_in(path, into, HELPERS)
+        take_in(path, into, GIVEN)
     except CannotGrade as error:
         assert "damaged" in str(error) or "more than" in str(error)
     assert sum(file.stat().st_size for file in into.rglob("*")) <= MAX_SOURCE + 1
@@ -191,7 +206,7 @@ def test_the_syntax_tree():
     ("x = 1  # BEGIN SOLUTION\n", "f.py:1: a marker has to stand alone"),
     ("# BEGIN SOLUTION\n# STARTER: x\n# END SOLUTION\n", "f.py:2: STARTER inside a solution")])
 def test_markers_that_do_not_match(text, words):
-    with pytest.raises(StarterError, match=words):
+    with pytest.raises(MarkerError, match=words):
         strip(text, "f.py")
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-import checkpoint
-from models import name_of, resnet18
+from libs import checkpoint
+from libs.networks import name_of, resnet18
 from student_code import SimpleNet, SimpleViT
 from utils import BadInput
 

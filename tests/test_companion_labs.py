@@ -1,11 +1,11 @@
 """The labs of the companion sheets, in quick mode, on small data made here; their parts against oracles."""
 
 import csv
-import importlib
 import json
 import re
 import shutil
 import struct
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,9 +14,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import demo_data
-import models
-from labs import cifar_resnet, common, evasion, fooling, imagenet, mish_cnn, mnist_cnn, mytorch, training, transfer
+from demo import data as demo_data
+from labs import __main__ as labs
+from labs import common, training
+from labs.cnn_hw3 import cifar_resnet, evasion, mnist_cnn, mytorch
+from labs.cs5787 import fooling, imagenet, mish_cnn, transfer
+from libs import networks
 from utils import BadInput, save_image
 
 
@@ -57,7 +60,7 @@ def lab(tmp_path, capsys):
     """lab(name, *flags) -> rows of its CSV, content of its JSON, what it printed; its pictures lie in tmp_path."""
 
     def run(name, *flags, table=None):
-        importlib.import_module(f"labs.{name}").main([*map(str, flags), "--out", str(tmp_path), "--gpu", "-1"])
+        labs.main([name, *map(str, flags), "--out", str(tmp_path), "--gpu", "-1"])
         table = table or name
         with (tmp_path / f"{table}.csv").open() as file:
             rows = list(csv.DictReader(file))
@@ -72,7 +75,7 @@ def lab(tmp_path, capsys):
 
 def test_own_layers_agree_with_torchs(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        mytorch.main(["test", "--out", str(tmp_path)])
+        labs.main(["mytorch", "test", "--out", str(tmp_path)])
     assert stop.value.code == 0
     assert "78 settings" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "mytorch.json").read_text())["settings"]) == 78
@@ -143,7 +146,7 @@ def test_mnist_that_cannot_be_had(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(mnist_cnn, "MNIST", refuse)
     with pytest.raises(SystemExit):
-        mnist_cnn.main([str(tmp_path), "--gpu", "-1"])
+        labs.main(["mnist_cnn", str(tmp_path), "--gpu", "-1"])
     assert "MNIST/raw: is not there, and the download failed (no network)" in capsys.readouterr().err
 
 
@@ -152,7 +155,7 @@ def test_mnist_that_is_cut_off(mnist, tmp_path, capsys):
     file = tmp_path / "cut/MNIST/raw/t10k-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(SystemExit):
-        mnist_cnn.main([str(tmp_path / "cut"), "--gpu", "-1", "--out", str(tmp_path)])
+        labs.main(["mnist_cnn", str(tmp_path / "cut"), "--gpu", "-1", "--out", str(tmp_path)])
     assert "MNIST/raw: cannot be read (" in capsys.readouterr().err
 
 
@@ -161,28 +164,29 @@ def test_a_quick_run_does_not_take_the_place_of_a_real_one(tmp_path):
     parser.add_argument("--quick", action="store_true")
     parser.set_defaults(out=tmp_path / "out", logs=tmp_path / "logs")
     for flags in ([], ["--quick"], ["--quick", "--out", str(tmp_path / "mine")]):
-        common.run("x", lambda args: seen.append((args.out, args.logs)), parser, flags)
+        lab = SimpleNamespace(get_args_parser=lambda: parser, run=lambda args: seen.append((args.out, args.logs)))
+        common.run("x", lab, flags)
     assert seen == [(tmp_path / "out", tmp_path / "logs"), (tmp_path / "out/quick", tmp_path / "logs/quick"),
                     (tmp_path / "mine", tmp_path / "logs/quick")]
 
 
-def test_each_epoch_has_other_views_and_another_order(tiny):
+def test_each_epoch_has_other_views_and_another_order(tiny, tmp_path):
     import argparse
 
-    args = argparse.Namespace(data=str(tiny), train_batch=40, workers=0, seed=0)
+    args = argparse.Namespace(data=str(tiny), train_batch=40, workers=0, seed=0, logs=tmp_path, epochs=2, lr=0.1)
     train, val, names = cifar_resnet.open_cifar(args)
     seen, model = [], cifar_resnet.ResNet(len(names), (4, 4, 4, 4))
     model.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()) if module.training else None)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    training.fit("x", model, train, val, training.Hardware(torch.device("cpu")), 2, optimizer)
+    training.train_network(args, "x", model, train, val, training.Hardware(torch.device("cpu")), optimizer, 2)
     assert not torch.equal(*(images.sum((1, 2, 3)).sort().values for images in seen))
 
 
 def test_batches_are_all_images_once():
     images = torch.arange(10.0)[:, None]
-    shuffled = [labels.tolist() for _, labels in training.Batches(images, torch.arange(10), 4, shuffle=True)]
+    shuffled = [labels.tolist() for _, labels in training.TensorBatches(images, torch.arange(10), 4, shuffle=True)]
     assert [len(batch) for batch in shuffled] == [4, 4]
-    in_order = training.Batches(images, torch.arange(10), 4)
+    in_order = training.TensorBatches(images, torch.arange(10), 4)
     assert len(in_order) == 3
     assert torch.equal(torch.cat([x for x, _ in in_order]), images)
 
@@ -224,14 +228,14 @@ def test_cifar_resnet_and_its_class_activation_maps(lab, tiny, tmp_path):
 
 def test_networks_for_small_images_say_so(lab, scenes, tiny, tmp_path, capsys):
     keep = tmp_path / "cifar-resnet.pth.tar"
-    training.write_checkpoint(keep, "cifar-resnet", cifar_resnet.ResNet(10), [{"val": {"top1": 10.0}}], 1)
+    torch.save({"model_arch": "cifar-resnet", "state_dict": cifar_resnet.ResNet(10).state_dict(), "settings": {}}, keep)
     for name, *flags in (("cam", scenes, "--resume", keep), ("cifar_resnet", scenes, "-j", 0)):
         with pytest.raises(SystemExit):
             lab(name, *flags)
         assert "32x32 pixels; there is one of 128x128" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         lab("transfer", tiny, "--resume", keep)
-    assert "a network of a lab (cifar-resnet)" in capsys.readouterr().err
+    assert "was trained by a lab (cifar-resnet)" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------- C4-C6: Mish CNN
@@ -375,21 +379,21 @@ def test_fooling(lab, photos, tmp_path):
     first = [row for row in rows if row["change"] == "as it is"]
     assert sum(row["seen"] == row["target"] for row in first if row["kind"] == "adversarial") >= 3
     assert {(row["kind"], row["change"]) for row in rows} == {(kind, change) for kind in ("clean", "adversarial")
-                                                              for change in fooling.CHANGES}
+                                                              for change in fooling.TRANSFORMATIONS}
     assert len(content["discussion"]) == 5
-    assert re.search(r"mirrored: \d of 4 clean photographs still", printed)
+    assert re.search(r"flipped: \d of 4 clean photographs still", printed)
     assert {"fooling.png", "fooling_changes.png"} <= {path.name for path in tmp_path.glob("*.png")}
 
 
 def test_changes_of_a_photograph():
     x = torch.rand(1, 3, 20, 30)
-    assert torch.equal(fooling.CHANGES["mirrored"](x), x.flip(-1))
-    grey = fooling.CHANGES["grey"](x)
+    assert torch.equal(fooling.TRANSFORMATIONS["flipped"](x), x.flip(-1))
+    grey = fooling.TRANSFORMATIONS["grey"](x)
     assert torch.equal(grey[:, 0], grey[:, 2])
-    assert fooling.CHANGES["80 % crop"](x).shape == x.shape
+    assert fooling.TRANSFORMATIONS["80 % crop"](x).shape == x.shape
     corner = torch.zeros(1, 3, 20, 20)
     corner[..., 0, 0] = 1
-    assert fooling.CHANGES["80 % crop"](corner).max() < 1e-6, "the margin is cut off"
+    assert fooling.TRANSFORMATIONS["80 % crop"](corner).max() < 1e-6, "the margin is cut off"
 
 
 def test_transfer(lab, photos, tiny, tmp_path):
@@ -419,16 +423,16 @@ def test_the_classifier_on_features_is_chosen_by_cross_validation():
 
 def test_features_are_kept_under_the_same_name_in_the_next_run():
     """The settings count, not where the objects lie in memory."""
-    first, second = (transfer.described(models.student_transforms("val")) for _ in range(2))
+    first, second = (transfer.description(networks.student_transforms("val")) for _ in range(2))
     assert str(first) == str(second)
     assert "0x" not in str(first)
-    assert str(first) != str(transfer.described(models.student_transforms("train")))
+    assert str(first) != str(transfer.description(networks.student_transforms("train")))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit):
-        mytorch.main(["--out", str(tmp_path / "file")])
+        labs.main(["mytorch", "--out", str(tmp_path / "file")])
     assert "file: File exists; name a folder that can be written to" in capsys.readouterr().err
 
 
@@ -441,8 +445,8 @@ def test_a_folder_that_cannot_be_written(tmp_path, capsys):
     ("fooling {folder}/tabby.jpg=space_ship {weights}", "space_ship: no category of"),
     ("fooling --resume x", "--resume PATH and --data DIR go together"),
     ("fooling {folder}/tabby.jpg=beagle --resume x --data y", "not both"),
-    ("fooling {folder}/tabby.jpg=tabby {weights}", "is taken for tabby already: name another target"),
-    ("fooling {folder}/strawberry.jpg=beagle {weights}", "is taken for tabby before any attack: take a photograph"),
+    ("fooling {folder}/tabby.jpg=tabby {weights}", "is classified as tabby already: name another target"),
+    ("fooling {folder}/strawberry.jpg=beagle {weights}", "is classified as tabby before any attack: take a photograph"),
     ("fooling {folder}/tabby.jpg=CARDIGAN {weights}", "has this category 2 times; give its number: 264 or 474"),
     ("mnist_cnn {folder} --seed -1", "-1 is not a whole number of at least 0"),
     ("transfer {folder} -j -1", "-1 is not a whole number of at least 0"),
@@ -452,7 +456,7 @@ def test_errors(command, sentence, photos, tmp_path, capsys):
     weights = f"--network {SMALL} --weights {photos / 'weights.pth'}"
     name, *flags = command.format(folder=photos, weights=weights).split()
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module(f"labs.{name}").main([*flags, "--gpu", "-1", "--out", str(tmp_path)])
+        labs.main([name, *flags, "--gpu", "-1", "--out", str(tmp_path)])
     assert stop.value.code == 2
     assert sentence in capsys.readouterr().err
 
@@ -464,7 +468,7 @@ def test_weights_that_cannot_be_downloaded(photos, capsys, monkeypatch):
     monkeypatch.setattr(imagenet.torch.hub, "load_state_dict_from_url", refuse)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     with pytest.raises(SystemExit):
-        importlib.import_module("labs.pretrained").main(["topk", str(photos / "tabby.jpg"), "--gpu", "-1"])
+        labs.main(["pretrained", "topk", str(photos / "tabby.jpg"), "--gpu", "-1"])
     said = capsys.readouterr().err
     assert "cannot be downloaded" in said
     assert "Fetch https://download.pytorch.org/models/resnet18-" in said

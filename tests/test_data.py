@@ -10,7 +10,8 @@ import torch
 import torchvision
 from conftest import write_scenes
 
-from custom_dataloader import MiniPlacesLoader, Shuffle, class_names, make_loader, open_split, read_labels, short_name
+from custom_dataloader import MiniPlacesLoader, class_names, open_split, read_labels, short_name
+from libs.loaders import EpochSampler, make_loader
 from student_code import get_train_transforms, get_val_transforms
 from utils import BadInput, load_image, save_image, writing
 
@@ -62,9 +63,9 @@ def test_a_jpeg_that_is_cut_off(fresh_scenes):
     whole = (path.parent / sorted(p.name for p in path.parent.iterdir())[0]).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     dataset = MiniPlacesLoader(fresh_scenes)
-    with pytest.raises(BadInput, match="the JPEG is cut off"):
+    with pytest.raises(BadInput, match="the JPEG is truncated"):
         dataset.check_images()
-    with pytest.raises(BadInput, match=r"train\.txt:5: .*cut off"):
+    with pytest.raises(BadInput, match=r"train\.txt:5: .*truncated"):
         dataset[4]
 
 
@@ -140,10 +141,10 @@ def test_a_jpeg_with_things_behind_its_end(fresh_scenes):
 def test_a_folder_that_is_nothing(tmp_path):
     with pytest.raises(BadInput, match="there is no such folder"):
         open_split(tmp_path / "nowhere", "train")
-    with pytest.raises(BadInput, match="holds no data that is understood"):
+    with pytest.raises(BadInput, match="has no known data set"):
         open_split(tmp_path, "train")
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-    with pytest.raises(BadInput, match="MNIST is there but not whole"):
+    with pytest.raises(BadInput, match="MNIST is incomplete"):
         open_split(tmp_path, "train")
 
 
@@ -212,7 +213,7 @@ def test_an_mnist_of_empty_files_is_not_whole(tmp_path):
     for stem in ("train", "t10k"):
         for kind in ("images-idx3", "labels-idx1"):
             (raw / f"{stem}-{kind}-ubyte").write_bytes(b"")
-    with pytest.raises(BadInput, match="MNIST is there but not whole"):
+    with pytest.raises(BadInput, match="MNIST is incomplete"):
         open_split(tmp_path, "train")
 
 
@@ -220,7 +221,7 @@ def test_a_compressed_mnist_is_not_taken_for_a_whole_one(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"x"))
-    with pytest.raises(BadInput, match="not whole"):
+    with pytest.raises(BadInput, match="incomplete"):
         open_split(tmp_path, "train")
 
 
@@ -269,9 +270,9 @@ def test_processes_share_an_epoch(scenes):
 
 def test_processes_take_the_same_number_of_steps():
     """With 47 images one process had a step more than the other, which then waited for ever."""
-    shares = [Shuffle(47, rank=r, world=2) for r in range(2)]
+    shares = [EpochSampler(47, rank=r, world=2) for r in range(2)]
     assert [len(s) for s in shares] == [len(list(s)) for s in shares] == [23, 23]
-    whole = [Shuffle(47, shuffle=False, rank=r, world=2) for r in range(2)]
+    whole = [EpochSampler(47, shuffle=False, rank=r, world=2) for r in range(2)]
     assert [len(list(s)) for s in whole] == [len(s) for s in whole] == [24, 23]
 
 

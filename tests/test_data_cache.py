@@ -10,9 +10,11 @@ import torch
 from conftest import write_scenes
 
 import custom_transforms as T
-import data_cache
-from custom_dataloader import MiniPlacesLoader, Shuffle, make_loader, open_split
-from data_cache import BatchLoader, NoRoom, decoded, open_loader
+from custom_dataloader import MiniPlacesLoader, open_split
+from libs import decoded_cache
+from libs.batch_transforms import BatchTransforms
+from libs.decoded_cache import CacheUnwritable, decode
+from libs.loaders import BatchLoader, EpochSampler, make_loader, open_loader
 from student_code import get_train_transforms, get_val_transforms
 from utils import BadInput, load_image, save_image
 
@@ -30,7 +32,7 @@ def folders(folder) -> set[str]:
 
 def test_every_pixel_is_kept(fresh_scenes):
     dataset = split_of(fresh_scenes)
-    images = decoded(dataset)
+    images = decode(dataset)
     assert (len(images), images.one_size) == (12, True)
     for i in range(12):
         assert (images[i] == load_image(dataset.path(i))).all()
@@ -41,7 +43,7 @@ def test_images_of_many_sizes(fresh_scenes):
     shapes = [(128 + 3 * i, 200 - 5 * i) for i in range(12)]
     for i, shape in enumerate(shapes):
         save_image(dataset.path(i), np.full((*shape, 3), 20 * i, np.uint8))
-    images = decoded(split_of(fresh_scenes))
+    images = decode(split_of(fresh_scenes))
     assert [images[i].shape[:2] for i in range(12)] == shapes
     assert not images.one_size
     loader, _ = open_loader(split_of(fresh_scenes), 4, "auto", CPU, workers=0, train=True)
@@ -49,14 +51,14 @@ def test_images_of_many_sizes(fresh_scenes):
 
 
 def test_decoding_happens_once(fresh_scenes, monkeypatch):
-    decoded(split_of(fresh_scenes))
-    monkeypatch.setattr(data_cache, "_decode", lambda *_: pytest.fail("decoded again"))
-    decoded(split_of(fresh_scenes))
+    decode(split_of(fresh_scenes))
+    monkeypatch.setattr(decoded_cache, "_decode", lambda *_: pytest.fail("decoded again"))
+    decode(split_of(fresh_scenes))
 
 
 @pytest.mark.parametrize("change", ["labels", "image", "time"])
 def test_stale_pixels_are_not_used(fresh_scenes, change):
-    before = decoded(split_of(fresh_scenes)).folder.name
+    before = decode(split_of(fresh_scenes)).folder.name
     path = split_of(fresh_scenes).path(5)
     if change == "labels":
         lines = (fresh_scenes / "train.txt").read_text().splitlines()
@@ -66,7 +68,7 @@ def test_stale_pixels_are_not_used(fresh_scenes, change):
     else:
         os.utime(path, (1, 1))
     dataset = split_of(fresh_scenes)
-    images = decoded(dataset)
+    images = decode(dataset)
     assert images.folder.name != before
     assert folders(fresh_scenes) == {images.folder.name}, "the old ones are removed"
     assert all((images[i] == load_image(dataset.path(i))).all() for i in range(12))
@@ -75,7 +77,7 @@ def test_stale_pixels_are_not_used(fresh_scenes, change):
 def test_a_bad_image_leaves_nothing_behind(fresh_scenes):
     split_of(fresh_scenes).path(3).write_bytes(b"no image")
     with pytest.raises(BadInput, match=r"train\.txt:4: .*not an image file"):
-        decoded(split_of(fresh_scenes))
+        decode(split_of(fresh_scenes))
     assert not (fresh_scenes / ".decoded").exists()
 
 
@@ -91,13 +93,13 @@ def test_an_interrupted_decoding_leaves_nothing_behind(fresh_scenes, monkeypatch
 
     monkeypatch.setattr(dataset, "load", stop)
     with pytest.raises(KeyboardInterrupt):
-        decoded(dataset)
+        decode(dataset)
     assert folders(fresh_scenes) == set()
 
 
 @pytest.mark.parametrize("damage", ["cut off", "pixels gone", "shapes gone", "shapes spoilt"])
 def test_what_is_not_whole_is_made_again(fresh_scenes, damage):
-    folder = decoded(split_of(fresh_scenes)).folder
+    folder = decode(split_of(fresh_scenes)).folder
     if damage == "cut off":
         with (folder / "pixels.bin").open("r+b") as file:
             file.truncate(1000)
@@ -106,21 +108,21 @@ def test_what_is_not_whole_is_made_again(fresh_scenes, damage):
     else:
         (folder / ("pixels.bin" if damage == "pixels gone" else "shapes.npy")).unlink()
     dataset = split_of(fresh_scenes)
-    assert (decoded(dataset)[11] == load_image(dataset.path(11))).all()
+    assert (decode(dataset)[11] == load_image(dataset.path(11))).all()
 
 
 def test_two_runs_that_decode_at_once(fresh_scenes, monkeypatch):
     """The slower one takes what the faster one has made."""
-    real = data_cache.np.save
+    real = decoded_cache.np.save
 
     def slowly(path, shapes):
-        monkeypatch.setattr(data_cache.np, "save", real)
-        decoded(split_of(fresh_scenes).__class__(fresh_scenes))  # the other run, from begin to end
+        monkeypatch.setattr(decoded_cache.np, "save", real)
+        decode(split_of(fresh_scenes).__class__(fresh_scenes))  # the other run, from begin to end
         real(path, shapes)
 
-    monkeypatch.setattr(data_cache.np, "save", slowly)
-    monkeypatch.setattr(data_cache.os, "getpid", iter(range(10**6)).__next__)
-    assert len(decoded(split_of(fresh_scenes))) == 12
+    monkeypatch.setattr(decoded_cache.np, "save", slowly)
+    monkeypatch.setattr(decoded_cache.os, "getpid", iter(range(10**6)).__next__)
+    assert len(decode(split_of(fresh_scenes))) == 12
     assert len(folders(fresh_scenes)) == 1
 
 
@@ -130,12 +132,12 @@ def test_what_a_killed_run_left_is_removed(fresh_scenes):
         file = fresh_scenes / ".decoded" / name / "pixels.bin"
         file.write_bytes(b"half")
         os.utime(file, (time.time() - age,) * 2)
-    images = decoded(split_of(fresh_scenes))
+    images = decode(split_of(fresh_scenes))
     assert folders(fresh_scenes) == {images.folder.name, ".train-0.2.part", ".val-0.3.part"}
 
 
 def test_pixels_do_not_travel_to_other_processes(fresh_scenes):
-    images = decoded(split_of(fresh_scenes))
+    images = decode(split_of(fresh_scenes))
     sent = pickle.dumps(images)
     assert len(sent) < 1000
     assert (pickle.loads(sent)[3] == images[3]).all()
@@ -143,7 +145,7 @@ def test_pixels_do_not_travel_to_other_processes(fresh_scenes):
 
 def test_only_a_few_images_wait_to_be_written(fresh_scenes, monkeypatch):
     dataset, loaded, most = split_of(fresh_scenes), [], []
-    real_load, real_ahead = dataset.load, data_cache._ahead
+    real_load, real_ahead = dataset.load, decoded_cache.prefetch
 
     def load(index):
         loaded.append(index)
@@ -156,19 +158,19 @@ def test_only_a_few_images_wait_to_be_written(fresh_scenes, monkeypatch):
             yield image
 
     monkeypatch.setattr(dataset, "load", load)
-    monkeypatch.setattr(data_cache, "_ahead", ahead)
-    monkeypatch.setattr(data_cache.hardware, "cores", lambda: 1)
-    decoded(dataset)
+    monkeypatch.setattr(decoded_cache, "prefetch", ahead)
+    monkeypatch.setattr(decoded_cache.hardware, "cores", lambda: 1)
+    decode(dataset)
     assert max(most) <= 2 * 2 + 2
 
 
 def test_no_room(fresh_scenes, monkeypatch, drive):
     """`auto` goes on without; `disk` says what is missing."""
-    monkeypatch.setattr(data_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**30 + 1000}))
-    with pytest.raises(NoRoom, match=r"12 decoded images take 0\.0 GB, and 1\.1 GB of the disk are free"):
-        decoded(split_of(fresh_scenes))
+    monkeypatch.setattr(decoded_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**30 + 1000}))
+    with pytest.raises(CacheUnwritable, match=r"12 decoded images take 0\.0 GB, and 1\.1 GB of the disk are free"):
+        decode(split_of(fresh_scenes))
     loader, how = open_loader(split_of(fresh_scenes), 4, "auto", CPU, workers=0, train=True)
-    assert how.startswith("image by image, decoded in each epoch: ")
+    assert how.startswith("per image, decoded in each epoch: ")
     assert len(list(loader)) == 3
     assert "GB of the disk are free" in drive(fresh_scenes, "--cache", "disk", "--epochs", 1, "-b", 6).out
 
@@ -177,8 +179,8 @@ def test_no_room(fresh_scenes, monkeypatch, drive):
 def test_a_folder_without_the_right_to_write(fresh_scenes):
     fresh_scenes.chmod(0o555)
     try:
-        with pytest.raises(NoRoom, match="cannot be kept there"):
-            decoded(split_of(fresh_scenes))
+        with pytest.raises(CacheUnwritable, match="cannot be cached there"):
+            decode(split_of(fresh_scenes))
     finally:
         fresh_scenes.chmod(0o755)
 
@@ -187,9 +189,9 @@ def test_a_disk_that_fills_up(fresh_scenes, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(data_cache.np, "save", full)
-    with pytest.raises(NoRoom, match=r"cannot be kept there \(No space left on device\)"):
-        decoded(split_of(fresh_scenes))
+    monkeypatch.setattr(decoded_cache.np, "save", full)
+    with pytest.raises(CacheUnwritable, match=r"cannot be cached there \(No space left on device\)"):
+        decode(split_of(fresh_scenes))
     assert folders(fresh_scenes) == set()
 
 
@@ -223,8 +225,8 @@ def test_any_number_of_threads_and_processes_gives_the_same(scenes):
     batches = {workers: [images for images, _ in loader_of(scenes, workers=workers)] for workers in (0, 1)}
     assert all(map(torch.equal, *batches.values()))
     dataset = split_of(scenes)
-    threaded = BatchLoader(dataset, decoded(dataset), data_cache.BatchTransforms.of(dataset.transforms),
-                           Shuffle(24), 5, drop_last=True, threads=3)
+    threaded = BatchLoader(dataset, decode(dataset), BatchTransforms.of(dataset.transforms),
+                           EpochSampler(24), 5, drop_last=True, threads=3)
     assert all(map(torch.equal, [images for images, _ in threaded], batches[0]))
     halves = [torch.cat([labels for _, labels in loader_of(scenes, rank=rank, world=2)]) for rank in (0, 1)]
     assert [len(half) for half in halves] == [10, 10]
@@ -233,8 +235,8 @@ def test_any_number_of_threads_and_processes_gives_the_same(scenes):
 def test_batches_made_where_the_pixels_lie(scenes):
     """The path of a GPU, here on the CPU: the same views, up to rounding."""
     dataset = split_of(scenes)
-    transforms = data_cache.BatchTransforms.of(dataset.transforms)
-    there = BatchLoader(dataset, decoded(dataset), transforms, Shuffle(24), 5, drop_last=True, device=CPU)
+    transforms = BatchTransforms.of(dataset.transforms)
+    there = BatchLoader(dataset, decode(dataset), transforms, EpochSampler(24), 5, drop_last=True, device=CPU)
     for (a, labels), (b, same_labels) in zip(there, loader_of(scenes)):
         assert labels.tolist() == same_labels.tolist()
         assert (a - b).abs().mean() < 0.01
@@ -270,7 +272,7 @@ def test_a_students_own_transforms_still_work(scenes):
     own = T.Compose([Posterise(), *get_train_transforms().transforms])
     loader, how = open_loader(split_of(scenes, transforms=own), 5, "auto", CPU, workers=0, train=True)
     plain = make_loader(split_of(scenes, transforms=own), 5, workers=0, train=True)
-    assert "image by image, for these transforms are not all of custom_transforms" in how
+    assert "per image, since these transforms are not all from custom_transforms" in how
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(loader, plain))
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(loader, plain)), "the pixels on disk were written to"
 
@@ -279,21 +281,21 @@ def test_a_run_says_how_it_makes_its_training_batches(drive, fresh_scenes, monke
     own = T.Compose([Posterise(), *get_train_transforms().transforms])
     monkeypatch.setattr("student_code.get_train_transforms", lambda: own)
     run = drive(fresh_scenes, "--epochs", 2, "-b", 6)
-    assert "image by image, for these transforms are not all of custom_transforms" in run.out
+    assert "per image, since these transforms are not all from custom_transforms" in run.out
     monkeypatch.undo()
     saved = run.folder / "models/checkpoint.pth.tar"
     state = torch.load(saved, weights_only=True)
     torch.save(state | {"epoch": 1}, saved)
-    assert "this run made its batches in another way before" in drive(fresh_scenes, "--resume", saved).out
+    assert "this run used another kind of data loader before" in drive(fresh_scenes, "--resume", saved).out
 
 
 def test_choices(scenes, tmp_path, drive):
     run = drive(scenes, "--cache", "off", "--epochs", 1, "-b", 8)
-    assert "image by image, decoded in each epoch" in run.out
+    assert "per image, decoded in each epoch" in run.out
     fresh = write_scenes(tmp_path / "fresh", 12, 6)
-    assert "decoded once, 1 MB kept in" in drive(fresh, "--epochs", 1, "-b", 6).out
+    assert "decoded once, 1 MB in" in drive(fresh, "--epochs", 1, "-b", 6).out
     assert len(folders(fresh)) == 2
-    assert "--cache gpu needs a CUDA GPU, and this run computes on cpu" in drive(scenes, "--cache", "gpu").out
+    assert "--cache gpu needs a CUDA GPU, and this run uses cpu" in drive(scenes, "--cache", "gpu").out
     assert "--cache gpu is for training" in drive(scenes, "--cache", "gpu", "-e", "--resume", "x").out
     with pytest.raises(BadInput, match="--cache disk: only images in MiniPlaces' layout"):
         open_loader(torch.utils.data.TensorDataset(torch.zeros(4)), 2, "disk", CPU, workers=0)

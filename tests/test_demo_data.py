@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-import demo_data
 from custom_dataloader import MiniPlacesLoader, class_names
+from demo import data as demo_data
 
 
 @pytest.fixture(scope="module")

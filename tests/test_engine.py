@@ -11,10 +11,10 @@ from conftest import CODE
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from engine import WarmupCosine, evaluate, identity, mirrored, train_one_epoch
-from hardware import Hardware, pick_amp, pick_device, pick_memory_format
-from metrics import confusion_matrix, mean_average_precision, per_class_accuracy, summarize, top_k
-from progress import Progress, clock
+from libs.engine import WarmupCosine, evaluate, horizontal_flip, identity, train_one_epoch
+from libs.hardware import Hardware, Precision, pick_device, pick_memory_format, pick_precision
+from libs.metrics import confusion_matrix, mean_average_precision, per_class_accuracy, summarize, top_k
+from libs.progress import Progress, clock
 from utils import AverageMeter, BadInput
 
 CPU = Hardware(torch.device("cpu"))
@@ -123,10 +123,11 @@ def test_evaluate_gives_every_view_in_order_and_keeps_the_model_still():
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 3)).train()
     batches = [(torch.randn(n, 3, 2, 2), torch.arange(n) % 3) for n in (4, 4, 1)]
     buffers = {k: v.clone() for k, v in model.state_dict().items()}
-    logits, labels = evaluate(model, Progress("e", batches, show=False), CPU, {"image": identity, "mirrored": mirrored})
+    logits, labels = evaluate(model, Progress("e", batches, show=False), CPU,
+                              {"image": identity, "flipped": horizontal_flip})
     images = torch.cat([b[0] for b in batches])
     assert torch.equal(labels, torch.cat([b[1] for b in batches]))
-    torch.testing.assert_close(logits["mirrored"], model.eval()(images.flip(-1)).detach())
+    torch.testing.assert_close(logits["flipped"], model.eval()(images.flip(-1)).detach())
     assert all(torch.equal(v, buffers[k]) for k, v in model.state_dict().items())
 
 
@@ -227,12 +228,15 @@ def test_devices():
             pick_device(None, use_mps=True)
 
 
-def test_number_types():
-    cpu = torch.device("cpu")
-    assert pick_amp("off", cpu) == "off"
-    assert pick_amp("auto", cpu) in ("off", "bf16")
+def test_precision_is_decided_for_each_purpose():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert pick_precision("off", cpu) == Precision("off", "off", "off")
+    assert pick_precision("bf16", cpu) == Precision("bf16", "bf16", "bf16")
+    assert pick_precision("auto", cpu) in (Precision(), Precision("bf16", "bf16", "off"))
+    assert pick_precision("auto", cpu, measured="bf16") == Precision("bf16", "bf16", "off")
+    assert pick_precision("auto", cuda, measured="fp16") == Precision("fp16", "off", "off"), "small gradients"
     with pytest.raises(BadInput, match="--amp fp16 needs a CUDA GPU"):
-        pick_amp("fp16", cpu)
+        pick_precision("fp16", cpu)
 
 
 def test_channels_last_only_for_models_that_take_it():
@@ -255,7 +259,8 @@ def test_freed_memory_is_kept():
     if sys.platform != "linux":
         pytest.skip("Linux only")
     script = f"""import sys; sys.path.insert(0, {str(CODE)!r})
-import resource, torch, hardware
+import resource, torch
+from libs import hardware
 hardware.keep_memory()
 faults = []
 for _ in range(4):

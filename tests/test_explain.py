@@ -6,8 +6,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-import explain
-from explain import class_activation_maps, feature_maps, first_filters, recorded, saliency, token_saliency
+from extras import explain
+from extras.explain import class_activation_maps, feature_maps, first_filters, recorded, saliency, token_saliency
 from student_code import CustomConv2d, CustomNet, GradAttention, MultiScaleNet, SimpleNet, SimpleViT
 from utils import BadInput
 

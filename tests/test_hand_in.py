@@ -106,7 +106,7 @@ def test_absolute_paths_are_shown_with_file_and_line(work):
     (work / "code/main.py").write_text("\n".join(lines))
     code, out, _ = pack(work)
     assert code == 0
-    assert 'code/main.py:2: path = "/home/me/proj1/x"' in out
+    assert "code/main.py:2: '/home/me/proj1/x'" in out
     assert "code/main.py:4:" in out
     assert "code/main.py:3" not in out
     assert "code/main.py:5" not in out

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-import models
 import student_code
+from libs import networks
 from student_code import AdvSimpleNet, CustomConv2d, CustomNet, MultiScaleNet, SimpleNet, SkipBlock
 from utils import BadInput
 
@@ -83,27 +83,27 @@ def test_msn_joins_four_scales_into_2048():
 
 
 def test_build_knows_every_name():
-    for name in models.MODEL_NAMES:
-        assert models.build(name, 6, (64, 64)).eval()(torch.randn(1, 3, 64, 64)).shape == (1, 6)
+    for name in networks.MODEL_NAMES:
+        assert networks.build(name, 6, (64, 64)).eval()(torch.randn(1, 3, 64, 64)).shape == (1, 6)
 
 
 def test_resnet18_from_a_file(tmp_path):
-    donor = models.resnet18()
+    donor = networks.resnet18()
     torch.save(donor.state_dict(), tmp_path / "weights.pth")
-    network = models.build("resnet18", 7, (64, 64), pretrained=True, weights=str(tmp_path / "weights.pth"))
+    network = networks.build("resnet18", 7, (64, 64), pretrained=True, weights=str(tmp_path / "weights.pth"))
     assert torch.equal(network.layer4[1].conv2.weight, donor.layer4[1].conv2.weight)
     assert network.fc.out_features == 7
 
 
 def test_resnet18_without_network_or_file_says_what_to_do(monkeypatch, tmp_path):
     def no_network(*_, **__):
-        raise models.URLError("no network")
+        raise networks.URLError("no network")
 
-    monkeypatch.setattr(type(models.ResNet18_Weights.DEFAULT), "get_state_dict", no_network)
+    monkeypatch.setattr(type(networks.ResNet18_Weights.DEFAULT), "get_state_dict", no_network)
     with pytest.raises(BadInput, match=r"https://.*resnet18.*--weights"):
-        models.build("resnet18", 7, (64, 64), pretrained=True)
+        networks.build("resnet18", 7, (64, 64), pretrained=True)
     with pytest.raises(BadInput, match="there is no such file"):
-        models.build("resnet18", 7, (64, 64), weights=str(tmp_path / "nothing.pth"))
+        networks.build("resnet18", 7, (64, 64), weights=str(tmp_path / "nothing.pth"))
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(BadInput, match=r"text\.pth: cannot be read"):
-        models.build("resnet18", 7, (64, 64), weights=str(tmp_path / "text.pth"))
+        networks.build("resnet18", 7, (64, 64), weights=str(tmp_path / "text.pth"))

@@ -11,9 +11,9 @@ import pytest
 from autograder.__main__ import get_args_parser
 from conftest import CODE, ROOT
 
-import arguments
-import demo
+from demo import __main__ as demo
 from labs import common
+from libs import arguments
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(?:sh|bash)\n(.*?)```", README, flags=re.DOTALL)
@@ -104,15 +104,15 @@ def test_help():
 @pytest.mark.slow
 def test_the_demo_in_small(tmp_path):
     """What `make demo` runs, with fewer images."""
-    done = subprocess.run([sys.executable, "demo.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"),
-                           "--logs", str(tmp_path / "logs"), "--train", "60", "--val", "20", "--epochs", "1",
+    done = subprocess.run([sys.executable, "-m", "demo", "--data", str(tmp_path / "data"), "--out",
+                           str(tmp_path / "out"), "--logs", str(tmp_path / "logs"), "--train", "60", "--val", "20", "--epochs", "1",
                            "--sweep", "4"],
                           cwd=CODE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     named = {Path(line.strip()).name for line in done.stdout.splitlines() if line.startswith("  ") and ".png" in line}
     assert {f"{name}.png" for name in demo.PICTURES} < named
     assert named <= {path.name for path in (tmp_path / "out").iterdir()}
-    for part in ("clean images", "averaged with the mirror image", "attacked: 10 steps, 18 of 255 levels",
+    for part in ("clean images", "with horizontal flip averaged", "attacked: 10 steps, 18 of 255 levels",
                  "tensorboard --logdir", "Guessing would get 10 %"):
         assert part in done.stdout
     assert len(list((tmp_path / "logs").glob("exp_*"))) == 3
@@ -123,6 +123,6 @@ def test_the_demo_stops_with_the_step_that_fails(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("precious")
     flags = "--data", str(tmp_path / "data"), "--logs", str(tmp_path / "logs")
-    done = subprocess.run([sys.executable, "demo.py", *flags], cwd=CODE, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "demo", *flags], cwd=CODE, capture_output=True, text=True)
     assert done.returncode == 2
     assert "is there and is not the demo data" in done.stderr

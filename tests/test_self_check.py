@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-import attacks
-from self_check import SelfCheck, sample
+from extras import attacks
+from extras.self_check import SelfCheck, sample
 from student_code import PGDAttack
 
 pytestmark = pytest.mark.slow

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from autograder.checks import check
 from autograder.compare import Wrong
-from autograder.parts import check
 from autograder.process import StudentError
 
 

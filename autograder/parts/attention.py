@@ -6,8 +6,8 @@ from itertools import permutations, product
 import numpy as np
 
 from autograder import oracle
+from autograder.checks import check
 from autograder.compare import Wrong, expect, same, shape
-from autograder.parts import check
 
 LAYOUTS = ("3hd", "h3d", "3dh", "hd3", "dh3", "d3h")
 

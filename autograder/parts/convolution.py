@@ -5,8 +5,8 @@ from itertools import product
 import numpy as np
 
 from autograder import oracle
+from autograder.checks import check
 from autograder.compare import Wrong, expect, same, shape
-from autograder.parts import check
 from autograder.process import StudentError
 
 

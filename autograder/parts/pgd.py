@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from autograder.checks import check
 from autograder.compare import Wrong, first, shape
 from autograder.oracle import Bowl
-from autograder.parts import check
 
 
 class Case:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from autograder.checks import check
 from autograder.compare import Wrong, shape
-from autograder.parts import check
 
 SMALL = {"img_size": 32, "num_classes": 7, "patch_size": 8, "in_chans": 3, "embed_dim": 24, "depth": 4, "num_heads": 3,
          "window_size": 2}

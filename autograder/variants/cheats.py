@@ -3,7 +3,7 @@ no sign of an escape, and a line for staff where code does what no solution has 
 
 import textwrap
 
-from autograder.starter import ROOT
+from autograder.solution import ROOT
 from autograder.variants import Variant, changed, textbook
 
 FORWARD = "        out = w_rows.matmul(cols)\n"
@@ -222,7 +222,7 @@ class Attention:
             because="longer than", review="__import__"),
 ]
 ESCAPES = [
-    escape("the solution of the repository", "import sys\nsys.path.insert(0, {root!r} + '/code')\nimport attacks", review="sys"),
+    escape("the solution of the repository", "import sys\nsys.path.insert(0, {root!r} + '/code')\nimport extras.attacks", review="sys"),
     escape("the grader's sources, by path", "open({root!r} + '/autograder/parts/pgd.py').read()", review="open"),
     escape("the grader's modules, by import", "import autograder.parts.pgd"),
     escape("files outside", "open('/tmp/ESCAPED', 'w').write('x')", review="open"),

@@ -1,1 +1,1 @@
-"""Tables and figures of the sheets, a file for each: python -m labs.NAME --help, from the folder code/."""
+"""Tables, figures and deliverables of the sheets, a folder for each: `python -m labs` lists them."""

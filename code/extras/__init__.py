@@ -1,0 +1,1 @@
+"""Beyond the sheet, and not in the starter: attack toolkit, adversarial training, self-check, explanations."""

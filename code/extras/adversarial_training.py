@@ -1,0 +1,140 @@
+"""Adversarial training of any network: cheap attacks, and a guard against catastrophic overfitting.
+
+These attacks count and check nothing; evaluate with extras/attacks.py. Images are normalised N,C,H,W, and `epsilon`,
+the L-inf bound, is in the same units.
+"""
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from extras.attacks import frozen
+
+Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, images, labels -> adversarial images
+
+
+def gradient_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Sign of the gradient of the cross-entropy with respect to the images: it makes `labels` less likely."""
+    images = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        # The factor changes no sign; without it the gradient of a confident network underflows in fp16.
+        loss = 256 * F.cross_entropy(model(images), labels, reduction="sum")
+        gradient, = torch.autograd.grad(loss, images)
+    return gradient.sign()
+
+
+def noise_like(images: Tensor, limit: float) -> Tensor:
+    """Uniform noise in [-limit, limit], in 256 levels: eight values from each random integer, since drawing is slow."""
+    noise = torch.empty_like(images)
+    drawn = torch.empty(-(-noise.numel() // 8), dtype=torch.int64, device=noise.device).random_(-2**63, None)
+    in_memory_order = noise.as_strided((noise.numel(),), (1,))
+    in_memory_order.copy_(drawn.view(torch.uint8)[: noise.numel()])
+    return noise.sub_(127.5).mul_(limit / 127.5)
+
+
+def pgd(epsilon: float, num_steps: int, step_size: float | None = None) -> Attack:
+    """Projected gradient descent away from the true label (Madry et al. 2018), from a random start.
+
+    The default `step_size` is 2.5 * epsilon / num_steps.
+    """
+    step_size = 2.5 * epsilon / num_steps if step_size is None else step_size
+
+    def attack(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        lower, upper = images - epsilon, images + epsilon
+        attacked = noise_like(images, epsilon).add_(images)
+        with frozen(model):
+            for _ in range(num_steps):
+                direction = gradient_sign(model, attacked, labels)
+                attacked = attacked.add_(direction, alpha=step_size).clamp_(lower, upper)
+        return attacked
+
+    return attack
+
+
+def n_fgsm(epsilon: float, noise: float = 2.0) -> Attack:
+    """N-FGSM (de Jorge et al. 2022): one step of `epsilon` from uniform noise of up to `noise` * epsilon, unclipped.
+
+    For training only: the result is up to (1 + noise) * epsilon away from the images. benchmarks/bench_attack.py
+    --train compares it with PGD.
+    """
+
+    def attack(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        start = noise_like(images, noise * epsilon).add_(images)
+        with frozen(model):
+            return start.add_(gradient_sign(model, start, labels), alpha=epsilon)
+
+    return attack
+
+
+# ---------------------------------------------------------------------------------- adversarial training
+
+
+def draw_probe(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
+    """The probe set: 16 to 64 random images and labels of `dataset`, fewer where an epoch is short."""
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+    images, labels = zip(*(dataset[i] for i in chosen[: min(64, max(16, len(dataset) // 48))].tolist()))
+    return torch.stack(images), torch.tensor(labels)
+
+
+class AdversarialTraining:
+    """Attack each training batch: by 5 steps of PGD ("pgd") or by one step of N-FGSM ("fast").
+
+    One-step training can end in catastrophic overfitting within an epoch: the network becomes robust to that one step
+    only, and PGD fools it on every image (Wong et al. 2020). So after each epoch PGD attacks the `probe` set. If nearly
+    no image of it is robust any more, the epoch is reverted, and training continues with 5 steps.
+    """
+
+    def __init__(self, kind: str, model: nn.Module, epsilon: float, probe: tuple[Tensor, Tensor]):
+        self.kind, self.model, self.epsilon, self.probe = kind, model, epsilon, probe
+        self.attacks = {"pgd": pgd(epsilon, num_steps=5), "fast": n_fgsm(epsilon)}
+        self.check = pgd(epsilon, num_steps=3)
+        self.best, self.kept = 0, None
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.attacks[self.kind](self.model, images, labels)
+
+    def state_dict(self) -> dict:
+        return {"kind": self.kind, "best": self.best}
+
+    def load_state_dict(self, state: dict, optimizer: torch.optim.Optimizer) -> None:
+        """Restore from a checkpoint; its weights and momentum are those to revert to."""
+        self.kind, self.best = state["kind"], state["best"]
+        self._keep(optimizer)
+
+    def robust_probes(self) -> int:
+        """Number of probe images that are classified correctly under attack."""
+        images, labels = self.probe
+        attacked = self.check(self.model, images, labels)
+        with frozen(self.model), torch.no_grad():
+            return int((self.model(attacked).argmax(dim=1) == labels).sum())
+
+    def after_epoch(self, robust: int, optimizer: torch.optim.Optimizer) -> str | None:
+        """Keep this epoch, or revert it if the network overfitted to the one step; then return a warning.
+
+        The criterion is a fall from at least 8 robust images to less than a quarter; with so few images, smaller falls
+        can be chance.
+        """
+        if self.kind != "fast":
+            return None
+        if self.kept is None or self.best < 8 or robust >= self.best / 4:
+            self.best = max(self.best, robust)
+            self._keep(optimizer)
+            return None
+        self._revert(optimizer)
+        self.kind = "pgd"
+        return (f"catastrophic overfitting: {robust} of {len(self.probe[1])} probe images are robust to PGD, "
+                f"{self.best} were before. This epoch is reverted; from here on training attacks in 5 steps")
+
+    def _keep(self, optimizer: torch.optim.Optimizer) -> None:
+        self.kept = copy.deepcopy((self.model.state_dict(), optimizer.state_dict()))
+
+    def _revert(self, optimizer: torch.optim.Optimizer) -> None:
+        rates = [group["lr"] for group in optimizer.param_groups]  # of the schedule, which continues
+        self.model.load_state_dict(self.kept[0])
+        optimizer.load_state_dict(self.kept[1])
+        for group, rate in zip(optimizer.param_groups, rates):
+            group["lr"] = rate

@@ -1,0 +1,1 @@
+"""CNN Homework 3: its six deliverables."""

@@ -1,0 +1,134 @@
+"""A ResNet for CIFAR-10, trained with the sheet's augmentation.
+
+CNN Homework 3, deliverables 3 and 4. The sheet's figure 3 is not in its text; this is a plain network that satisfies
+the text (o: channels, s: stride):
+
+    conv 3x3 o=32 s=1    block o=64 s=2    block o=128 s=2    block o=256 s=2    average pool 4x4    linear -> 10
+
+A block is two 3x3 convolutions beside a 1x1 one; every convolution without bias and followed by BatchNorm and ReLU (the
+second one's ReLU after the sum). He initialisation, Adam, sheet's transforms.
+"""
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+import torchvision.transforms as transforms
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from custom_dataloader import open_split
+from labs import common
+from labs.trained import check_cifar_size
+from labs.training import add_resume, panels, train_network
+from libs import hardware, plots
+from libs.arguments import number
+from libs.loaders import make_loader
+from student_code import init_weights
+from utils import IMAGENET_MEAN, IMAGENET_STD, spaced
+
+
+class Block(nn.Module):
+    """Residual block that changes channels and size, so its shortcut is a 1x1 convolution (He et al. 2016)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+                                  nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True),
+                                  nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+                                  nn.BatchNorm2d(out_channels))
+        self.shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                                      nn.BatchNorm2d(out_channels))
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.body(x) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """N,3,32,32 -> N,num_classes."""
+
+    def __init__(self, num_classes: int = 10, widths=(32, 64, 128, 256)):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]),
+                                  nn.ReLU(inplace=True))
+        self.blocks = nn.Sequential(*(Block(a, b, 2) for a, b in pairwise(widths)))
+        self.pool = nn.AvgPool2d(4)
+        self.fc = nn.Linear(widths[-1], num_classes)
+        init_weights(self)
+        nn.init.kaiming_normal_(self.fc.weight, nonlinearity="linear")
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.pool(self.blocks(self.stem(x))).flatten(1))
+
+
+# The sheet's transforms, unchanged.
+NORMALIZE = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+TRAIN = transforms.Compose([transforms.RandomResizedCrop(32, scale=(0.8, 1.0)), transforms.RandomHorizontalFlip(),
+                            transforms.ToTensor(), transforms.Normalize(**NORMALIZE, inplace=True)])
+VAL = transforms.Compose([transforms.ToTensor(), transforms.Normalize(**NORMALIZE, inplace=True)])
+
+
+class Small(Dataset):
+    """A split of 32x32 images, decoded once and transformed at each access."""
+
+    def __init__(self, dataset: Dataset, transform, limit: int | None = None):
+        chosen = spaced(len(dataset), len(dataset) if limit is None else limit)
+        self.images, self.labels = zip(*(dataset[i] for i in chosen))
+        for image in self.images:
+            check_cifar_size(image)
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int):
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def open_cifar(args, train_transform=TRAIN, limit: int | None = None) -> tuple:
+    """Loaders of both splits, and the class names; of torchvision's CIFAR-10 or of images in MiniPlaces' layout."""
+    loaders, names = [], []
+    for split, transform in (("train", train_transform), ("val", VAL)):
+        dataset, names = open_split(args.data, split)
+        small = Small(dataset, transform, limit if split == "train" else limit and limit // 5)
+        loaders.append(make_loader(small, args.train_batch, workers=args.workers, seed=args.seed,
+                                   train=split == "train"))
+    return *loaders, names
+
+
+def build(name: str, num_classes: int) -> nn.Module:
+    """The network of a checkpoint of this lab (see libs.networks.NETWORKS)."""
+    return ResNet(num_classes)
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = common.parser("cifar_resnet", __doc__, trains={"epochs": 30, "lr": 2e-3, "train_batch": 128})
+    add_resume(parser)
+    parser.add_argument("-j", "--workers", type=number(int, 0), default=2, metavar="N",
+                        help="worker processes of the data loader (default: 2)")
+    parser.add_argument("--quick", action="store_true", help="640 images, one epoch")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    train, val, names = open_cifar(args, limit=640 if args.quick else None)
+    torch.manual_seed(args.seed)
+    model = ResNet(len(names))
+    machine = hardware.set_up(args.device, model, train.dataset.dataset[0][0][None])
+    epochs = 1 if args.quick else args.epochs
+    optimizer = torch.optim.Adam(model.parameters(), args.lr)
+    history, saved = train_network(args, "cifar-resnet", model, train, val, machine, optimizer, epochs, warmup=1)
+    best, last = max(history, key=lambda row: row["val"]["top1"]), history[-1]
+    rows = [{"network": "ResNet", "parameters": sum(p.numel() for p in model.parameters()),
+             "training images": len(train.dataset), "epochs": epochs, "train accuracy": last["train"]["top1"],
+             "val accuracy": last["val"]["top1"], "best": best["val"]["top1"], "in epoch": best["epoch"],
+             "precision": machine.precision.training, "epoch (s)": sum(row["seconds"] for row in history) / epochs}]
+    counts = [len(loader.dataset) for loader in (train, val)]
+    title = f"ResNet on {Path(args.data).name}: {counts[0]:,} training, {counts[1]:,} validation images"
+    common.publish(args, "cifar_resnet", rows, {"cifar_resnet": plots.over_epochs(panels(history), title)},
+                   history=history, seed=args.seed)
+    print(f"class activation maps: python -m labs cam {args.data} --resume {saved}")

@@ -1,0 +1,176 @@
+"""A run of main.py, decided before its first batch: `resolve` turns flags into a complete, read-only `Run`."""
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from custom_dataloader import open_split
+from libs import checkpoint, hardware, networks
+from libs.arguments import Flags, conflict, restore_settings, resuming
+from libs.engine import TrainingState, WarmupCosine
+from libs.hardware import Hardware
+from libs.loaders import BatchLoader, open_loader
+from libs.progress import Progress
+from libs.recipe import ProgressiveResizing, make_optimizer
+from libs.run_folder import RunFolder
+from utils import ASSIGNMENT_ATTACK, BadInput, seed_everything
+
+PURPOSE = {"train": "training", "evaluate": "report", "attack": "attack"}  # of the mode's precision
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that training, evaluation and attack need."""
+
+    args: Flags
+    hardware: Hardware
+    model: nn.Module
+    class_names: list[str]
+    loaders: dict[str, DataLoader | BatchLoader]
+    batches: str  # how the loaders make them
+    validation: Dataset  # of the val split
+    saved: dict | None  # checkpoint of --resume
+    state: TrainingState | None  # for training, as are the next two
+    adversary: object | None  # extras.adversarial_training.AdversarialTraining
+    resizing: ProgressiveResizing | None
+    folder: RunFolder
+
+    def say(self, text: str) -> None:
+        if self.hardware.is_main:
+            print(text, flush=True)
+
+    def progress(self, title: str, split: str) -> Progress:
+        return Progress(title, self.loaders[split], self.args.print_freq, show=self.hardware.is_main)
+
+
+
+def resolve(args: Flags, device: torch.device, rank: int = 0, world: int = 1) -> Run:
+    """Read the checkpoint, open the data, build the model; create the run folder last, when nothing can fail any more.
+
+    Raises BadInput.
+    """
+    saved = checkpoint.load(args.resume) if args.resume else None
+    args = restore_settings(args, saved)
+    if problem := conflict(args, restored=True):  # the checkpoint may have named the model
+        raise BadInput(problem)
+    seed_everything(args.seed)
+    loaders, class_names, batches, validation = open_loaders(args, device, rank, world)
+    example = validation[0][0][None]  # (1, 3, H, W)
+    model = build_model(args.model, len(class_names), example, args.use_custom_conv, args.weights,
+                        pretrained=args.mode == "train" and not args.resume, saved=saved, path=args.resume)
+    machine = hardware.set_up(device, model, example, *requested_precision(args, saved, device), rank, world)
+    state = adversary = resizing = None
+    if args.mode == "train":
+        state = training_state(args, model, loaders["train"], machine, saved)
+        adversary = adversarial_training(args, model, machine, state, saved)
+        resizing = ProgressiveResizing.of(loaders["train"], args.epochs) if args.recipe == "fast" else None
+    folder = RunFolder(args.logs, machine.is_main)
+    return Run(args, machine, model, class_names, loaders, batches, validation, saved, state, adversary, resizing,
+               folder)
+
+
+# ---------------------------------------------------------------------------------------- its parts
+
+
+def open_loaders(args: Flags, device: torch.device, rank: int, world: int) -> tuple[dict, list[str], str, Dataset]:
+    """The loaders of the mode's splits, the class names, how batches are made, and the validation data set."""
+    if args.cache == "gpu" and device.type != "cuda":
+        raise BadInput(f"--cache gpu needs a CUDA GPU, and this run uses {device.type}; take --cache disk")
+    if args.batch_size % world:
+        raise BadInput(f"--batch-size {args.batch_size} cannot be divided evenly among {world} processes")
+    loaders, sentences = {}, []
+    for split in ("train", "val") if args.mode == "train" else ("val",):
+        dataset, class_names = open_split(args.data, split, networks.student_transforms(split))
+        if split == "train" and len(dataset) < args.batch_size:
+            raise BadInput(f"--batch-size {args.batch_size} is larger than the training split of {args.data}, which "
+                           f"has {len(dataset)} images; take {len(dataset)} or less")
+        if len(dataset) < world:
+            raise BadInput(f"{args.data}: {len(dataset)} images in {split} are too few for {world} processes")
+        with hardware.main_process_first(rank, world):
+            loaders[split], sentence = open_loader(
+                dataset, args.batch_size // world, args.cache, device, workers=min(args.workers, hardware.cores()),
+                seed=args.seed, train=split == "train", rank=rank, world=world)
+        sentences.append(sentence)
+    return loaders, class_names, sentences[0], dataset
+
+
+def build_model(name: str, num_classes: int, example: torch.Tensor, custom_conv: str | None = None,
+                weights: str | None = None, pretrained: bool = False, saved: dict | None = None,
+                path: str | None = None) -> nn.Module:
+    """The network `name` for images like `example` 1,3,H,W, with the weights of the checkpoint `saved`, if given.
+
+    `path` names that checkpoint in errors; the others are as for `networks.build`. Raises BadInput.
+    """
+    try:
+        model = networks.build(name, num_classes, tuple(example.shape[2:]), custom_conv, pretrained, weights)
+    except ValueError as error:  # an image size that the network does not accept
+        if isinstance(error, BadInput):
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise BadInput(f"{name}: {error} ({Path(place.filename).name}:{place.lineno})") from None
+    if saved:
+        checkpoint.load_weights(model, saved["state_dict"], path)
+    return model
+
+
+def requested_precision(args: Flags, saved: dict | None, device: torch.device) -> tuple[str, str | None]:
+    """`amp` and `measured` for hardware.pick_precision: evaluation is in fp32, a resumed run keeps its type."""
+    settings = (saved or {}).get("settings", {})
+    same_device = resuming(args) and settings.get("device") == device.type
+    amp = "off" if args.amp == "auto" and args.mode == "evaluate" else args.amp
+    return amp, settings.get("amp") if same_device else None
+
+
+def training_state(args: Flags, model: nn.Module, loader, machine: Hardware, saved: dict | None) -> TrainingState:
+    """The state to train from: new, or that of the checkpoint."""
+    state = TrainingState(make_optimizer(args, model), WarmupCosine(args.epochs, args.warmup, len(loader)),
+                          machine.scaler(), epoch=args.start_epoch)
+    if resuming(args):
+        checkpoint.resume(state, saved, args)
+    for group in state.optimizer.param_groups:
+        group["initial_lr"] = args.lr * group.get("scale", 1.0)
+    return state
+
+
+def adversarial_training(args: Flags, model: nn.Module, machine: Hardware, state: TrainingState, saved: dict | None):
+    """The attack of --adversarial, with its probe set: training images under the validation transform."""
+    if args.adversarial is None:
+        return None
+    extra = networks.import_extra("adversarial_training", "--adversarial")
+    dataset, _ = open_split(args.data, "train", networks.student_transforms("val"))
+    images, labels = extra.draw_probe(dataset, args.seed)
+    epsilon = ASSIGNMENT_ATTACK["epsilon"] if args.epsilon is None else args.epsilon
+    adversary = extra.AdversarialTraining(args.adversarial, model, epsilon,
+                                          (machine.images(images), machine.labels(labels)))
+    if resuming(args) and "adversary" in saved:
+        adversary.load_state_dict(saved["adversary"], state.optimizer)
+    return adversary
+
+
+# ------------------------------------------------------------------------------------------- messages
+
+
+def introduce(run: Run) -> None:
+    """Print data, batches, model, device and run folder, and what is unusual about a resumed run."""
+    args, parameters = run.args, sum(p.numel() for p in run.model.parameters())
+    images = " + ".join(f"{len(loader.dataset):,}" for loader in run.loaders.values())
+    conv = f" of custom convolutions ({args.use_custom_conv})" if args.use_custom_conv else ""
+    source = f", from {args.resume}" if args.resume else ""
+    run.say(f"data    {args.data}: {images} images of {len(run.class_names)} classes\n"
+            f"batches {run.batches}\n"
+            f"model   {args.model}{conv}, {parameters:,} parameters{source}\n"
+            f"device  {run.hardware.describe(PURPOSE[args.mode])}")
+    if args.recipe == "fast" and args.mode == "train":
+        run.say(f"recipe  fast: Muon at {args.lr:g}, images of {run.resizing.start} to {run.resizing.end} pixels, "
+                "flips and random sized crops")
+    if run.hardware.is_main:
+        run.say(f"run     {run.folder.path}")
+    if resuming(args):
+        if "optimizer" not in run.saved:
+            run.say(f"note: {args.resume} has no optimizer state; momentum starts from zero")
+        if run.saved.get("settings", {}).get("loader") not in (None, type(run.loaders["train"]).__name__):
+            run.say("note: this run used another kind of data loader before; from here on its augmentation differs")
