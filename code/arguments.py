@@ -8,13 +8,14 @@ from pathlib import Path
 import checkpoint
 import hardware
 import models
+import recipe
 from utils import BadInput
 
 CACHES = ("auto", "off", "disk", "gpu")
 LOGS = Path(__file__).resolve().parent.parent / "logs"
 # What a resumed run takes from its checkpoint, unless the command line says otherwise.
 KEPT = ("epochs", "warmup", "batch_size", "lr", "momentum", "weight_decay", "clip_grad", "seed", "use_custom_conv",
-        "adversarial", "epsilon", "cache")
+        "adversarial", "epsilon", "cache", "recipe")
 
 
 def number(kind: type, low: float, high: float = math.inf, above: bool = False):
@@ -74,6 +75,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                      help="weight decay (default: 1e-4)")
     how.add_argument("--clip-grad", default=1.0, type=number(float, 0, above=True), metavar="G", help="bound on the "
                      "gradient's norm: for the ViT always, for others if given (default: 1.0)")
+    how.add_argument("--recipe", default="sheet", choices=recipe.RECIPES, help="fast: for short trainings; small images "
+                     "at first, flips and sized crops alone, Muon; -b 128, --lr 0.02, --warmup 1 (default: sheet)")
     how.add_argument("--adversarial", choices=("fast", "pgd"), help="train on attacked images: pgd attacks in five "
                      "steps within --epsilon, fast in one (N-FGSM, up to 3 times as far), guarded against collapse")
     how.add_argument("--seed", default=0, type=number(int, 0, 2**63), metavar="N",
@@ -151,6 +154,9 @@ def take_over(args: argparse.Namespace) -> None:
     settings = saved.get("settings") or stock_settings(saved)
     for name in set(KEPT if args.goes_on else ("use_custom_conv",)) & (set(settings) - args.given):
         setattr(args, name, settings[name])
+    if args.recipe == "fast":
+        for name in set(recipe.FAST) - args.given - (set(settings) if args.goes_on else set()):
+            setattr(args, name, recipe.FAST[name])
     # Until there were two of them, the checkpoint said yes or no.
     args.use_custom_conv = {True: "unfold", False: None}.get(args.use_custom_conv, args.use_custom_conv)
     if args.goes_on and args.amp == "auto" and settings.get("device") == args.device.type:
@@ -207,6 +213,8 @@ def wrong_combination(args: argparse.Namespace) -> str | None:
         return "--epsilon goes with -a or --adversarial"
     if args.cache == "gpu" and (args.evaluate or args.attack):
         return "--cache gpu is for training"
+    if args.recipe == "fast" and "momentum" in args.given:
+        return "--momentum is the sheet's SGD's; --recipe fast trains with Muon"
     if args.model == "vit" and "momentum" in args.given:
         return "--momentum is SGD's; the ViT trains with AdamW"
     if args.resume and "warmup" in args.given and "start_epoch" not in args.given:

@@ -118,7 +118,8 @@ def resume(state: State, args: argparse.Namespace) -> None:
             raise BadInput(f"{args.resume}: its optimizer state does not fit {args.model} ({error}). To train these "
                            "weights, begin a new schedule: --start-epoch 0") from None
         for group, is_fused in zip(state.optimizer.param_groups, fused):
-            group.update({name: getattr(args, name) for name in ("momentum", "weight_decay") if name in group})
+            if args.recipe == "sheet":  # Muon's groups differ in them
+                group.update({name: getattr(args, name) for name in ("momentum", "weight_decay") if name in group})
             group["fused"] = is_fused
     state.scaler.load_state_dict(saved.get("scaler") or state.scaler.state_dict())
     schedules = (saved.get("scheduler") or {}).get("lr_lambdas") or [None]  # the stock scaffold's say nothing of use

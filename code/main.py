@@ -16,12 +16,14 @@ import figures
 import hardware
 import models
 from arguments import KEPT, parse_args
+from batch_transforms import BatchTransforms
 from building import Run, build, introduce
 from custom_dataloader import open_split
 from engine import WarmupCosine, evaluate, train_one_epoch
 from judging import attack_model, evaluate_model
 from metrics import summarize
 from progress import clock, describe
+from recipe import Muon, ProgressiveResizing, light_transforms
 from run_folder import RunFolder
 from utils import BadInput, of_the_solution, seed_everything
 
@@ -59,6 +61,8 @@ def first_hand(error: BadInput) -> str:
 
 def make_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
     common = {"lr": args.lr, "weight_decay": args.weight_decay, "fused": args.device.type in ("cpu", "cuda")}
+    if args.recipe == "fast":
+        return Muon(model, args.lr, args.weight_decay)
     if args.model == "vit":
         return torch.optim.AdamW(model.parameters(), **common)
     return torch.optim.SGD(model.parameters(), momentum=args.momentum, **common)
@@ -76,7 +80,7 @@ def start(run: Run) -> checkpoint.State:
         if args.saved.get("settings", {}).get("loader") not in (None, type(run.loaders["train"]).__name__):
             run.say("note: this run made its batches in another way before; it goes on with other random views")
     for group in state.optimizer.param_groups:
-        group["initial_lr"] = args.lr
+        group["initial_lr"] = args.lr * group.get("scale", 1.0)
     state.scheduler = LambdaLR(state.optimizer, state.schedule, last_epoch=state.epoch * steps - 1)
     return state
 
@@ -128,6 +132,9 @@ def train_and_validate(run: Run, model: nn.Module) -> dict:
     loader = run.loaders["train"]
     seed_everything(args.seed, epoch, machine.rank)  # a resumed run stands where it would have stood
     loader.sampler.epoch = epoch
+    if args.recipe == "fast":
+        size = ProgressiveResizing().size(epoch, args.epochs)
+        loader.transforms = BatchTransforms.of(light_transforms(loader.dataset.transforms, size))
 
     def log(batch: int, loss: float, rate: float) -> None:
         run.folder.scalars(epoch * len(loader) + batch, {"training_loss": loss, "learning_rate": rate})
