@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+import cv2
 import measure
 import numpy as np
 import stock
@@ -68,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
     hardware.keep_memory()
     torch.set_num_threads(1)
-    measure.cv2.setNumThreads(0)
+    cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         if args.data is None:
             args.data = Path(folder)

@@ -10,8 +10,8 @@ import zipfile
 import pytest
 from autograder import __main__ as cli
 from autograder import report, rubric
-from autograder.grade import grade
 from autograder.checks import CHECKS
+from autograder.grade import grade
 from autograder.variants import changed
 from conftest import CODE, ROOT
 from hand_ins import check_gradescope, hand_in

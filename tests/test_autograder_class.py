@@ -112,7 +112,7 @@ def test_the_starter_is_fit_to_be_handed_out(tmp_path, capsys):
     tree = tmp_path / "hw2"
     names = {path.relative_to(tree).as_posix() for path in tree.rglob("*") if path.is_file()}
     assert {"README.md", "requirements.txt", "zip_submission.py", "code/main.py", "code/test_conv.py"} <= names
-    assert not [name for name in names if "autograder" in name or name.startswith("tests/") or "flat_conv" in name]
+    assert not [name for name in names if "autograder" in name or name.startswith("tests/") or "extras" in name or "labs" in name]
     with zipfile.ZipFile(tmp_path / "hw2.zip") as archive:
         assert set(archive.namelist()) == names
     assert cli.main(["starter", str(tmp_path / "hw2")]) == 2
@@ -121,9 +121,9 @@ def test_the_starter_is_fit_to_be_handed_out(tmp_path, capsys):
 
 def test_flags_that_need_the_solution_say_so(tmp_path):
     starter.write(tmp_path / "hw2")
-    for flags, words in (("--use-custom-conv flat", "needs flat_conv.py, which is part of the solution"),
-                         ("--adversarial fast", "needs adversarial_training.py, which is part of the solution")):
-        script = ("import demo_data, main\ndemo_data.main(['../d', '--train', '20', '--val', '10'])\n"
+    for flags, words in (("--use-custom-conv flat", "needs extras/flat_conv.py, which belongs to the reference solution"),
+                         ("--adversarial fast", "needs extras/adversarial_training.py, which belongs")):
+        script = ("import demo.data, main\ndemo.data.main(['../d', '--train', '20', '--val', '10'])\n"
                   f"main.main(['../d', '--epochs', '1', '-b', '10', '--logs', '../logs', *{flags.split()!r}])")
         done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path / "hw2/code", capture_output=True, text=True)
         assert words in done.stderr, done.stderr

@@ -182,6 +182,34 @@ def test_each_epoch_has_other_views_and_another_order(tiny, tmp_path):
     assert not torch.equal(*(images.sum((1, 2, 3)).sort().values for images in seen))
 
 
+def test_an_interrupted_training_of_a_lab_is_resumed_exactly(tmp_path):
+    images, labels = torch.randn(20, 1, 28, 28), torch.arange(20) % 10
+
+    def train(stop_after: int | None, resume=None):
+        args = SimpleNamespace(logs=tmp_path, epochs=3, lr=0.1, train_batch=8, seed=0, resume=resume)
+        torch.manual_seed(0)
+        model = mnist_cnn.MnistCNN(nn.Conv2d, nn.MaxPool2d)
+        batches = training.TensorBatches(images, labels, 8, shuffle=True)
+        model.register_forward_pre_hook(lambda module, _: stop_if(module, stop_after, batches.sampler.epoch))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        return training.train_network(args, "mnist-own", model, batches, training.TensorBatches(images, labels, 8),
+                                      training.Hardware(torch.device("cpu")), optimizer, 3, warmup=1)
+
+    def stop_if(module, after, epoch):
+        if module.training and epoch == after:
+            raise KeyboardInterrupt
+
+    whole = torch.load(train(None)[1], weights_only=True)
+    before = set(tmp_path.glob("exp_*"))
+    with pytest.raises(KeyboardInterrupt):
+        train(2)
+    stopped, = set(tmp_path.glob("exp_*")) - before
+    history, path = train(None, str(stopped / "models/checkpoint.pth.tar"))
+    assert len(history) == 3
+    resumed = torch.load(path, weights_only=True)["state_dict"]
+    assert all(torch.equal(resumed[name], value) for name, value in whole["state_dict"].items())
+
+
 def test_batches_are_all_images_once():
     images = torch.arange(10.0)[:, None]
     shuffled = [labels.tolist() for _, labels in training.TensorBatches(images, torch.arange(10), 4, shuffle=True)]
@@ -220,8 +248,9 @@ def test_cifar_resnet_and_its_class_activation_maps(lab, tiny, tmp_path):
     rows, content, printed = lab("cifar_resnet", tiny, "--epochs", 2, "--train-batch", 10, "-j", 0, "--logs", tmp_path)
     assert rows[0]["training images"] == "40"
     assert len(content["history"]) == 2
-    keep = tmp_path / "cifar-resnet.pth.tar"
-    assert f"python -m labs.cam {tiny} --resume {keep}" in printed
+    keep, = tmp_path.glob("exp_*/models/checkpoint.pth.tar")
+    assert f"python -m labs cam {tiny} --resume {keep}" in printed
+    assert list(keep.parents[1].glob("events.out.tfevents.*")), "the labs log to TensorBoard as main.py does"
     rows, content, _ = lab("cam", tiny, "--resume", keep, "--count", 3)
     assert (len(rows), content["kind"]) == (3, "CAM")
 

@@ -105,8 +105,8 @@ def test_help():
 def test_the_demo_in_small(tmp_path):
     """What `make demo` runs, with fewer images."""
     done = subprocess.run([sys.executable, "-m", "demo", "--data", str(tmp_path / "data"), "--out",
-                           str(tmp_path / "out"), "--logs", str(tmp_path / "logs"), "--train", "60", "--val", "20", "--epochs", "1",
-                           "--sweep", "4"],
+                           str(tmp_path / "out"), "--logs", str(tmp_path / "logs"), "--train", "60", "--val",
+                           "20", "--epochs", "1", "--sweep", "4"],
                           cwd=CODE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     named = {Path(line.strip()).name for line in done.stdout.splitlines() if line.startswith("  ") and ".png" in line}
