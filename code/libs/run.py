@@ -15,7 +15,7 @@ from libs.engine import TrainingState, WarmupCosine
 from libs.hardware import Hardware
 from libs.loaders import BatchLoader, open_loader
 from libs.progress import Progress
-from libs.recipe import ProgressiveResizing, make_optimizer
+from libs.recipe import ProgressiveResizing, make_optimizer, pool_before_relu
 from libs.run_folder import RunFolder
 from utils import ASSIGNMENT_ATTACK, BadInput, seed_everything
 
@@ -62,6 +62,8 @@ def resolve(args: Flags, device: torch.device, rank: int = 0, world: int = 1) ->
     example = validation[0][0][None]  # (1, 3, H, W)
     model = build_model(args.model, len(class_names), example, args.use_custom_conv, args.weights,
                         pretrained=args.mode == "train" and not args.resume, saved=saved, path=args.resume)
+    if args.recipe == "fast" and args.mode == "train":
+        pool_before_relu(model)
     machine = hardware.set_up(device, model, example, *requested_precision(args, saved, device), rank, world)
     state = adversary = resizing = None
     if args.mode == "train":
