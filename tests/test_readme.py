@@ -1,6 +1,5 @@
-"""The README's commands: the cheap ones run, the flags of the others exist, the files it names are there."""
+"""README and docs: the cheap commands run, the flags of the others exist, the files they name are there."""
 
-import importlib
 import re
 import shlex
 import subprocess
@@ -12,89 +11,115 @@ from autograder.__main__ import get_args_parser
 from conftest import CODE, ROOT
 
 from demo import __main__ as demo
-from labs import common
+from labs.__main__ import LABS, import_lab
 from libs import arguments
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(?:sh|bash)\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS
-            for line in block.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+README = ROOT / "README.md"
+DOCS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*DOCS, *sorted((ROOT / "results").rglob("README.md")), ROOT / "autograder/README.md",
+         ROOT / "benchmarks/README.md", ROOT / "data/README.md", *sorted((ROOT / "writeup").glob("*.md"))]
 
 
-def test_the_two_commands_come_first():
-    assert COMMANDS[:4] == [COMMANDS[0], COMMANDS[1], "make demo", "make test"]
-    assert COMMANDS[0].startswith("git clone")
+def commands(page: Path) -> list[str]:
+    """The lines of a page's sh blocks, without comments, and the commands in its tables and sentences."""
+    text = page.read_text()
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks
+             for line in block.replace("\\\n", " ").splitlines() if line.strip() and not line.startswith("#")]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    return lines + re.findall(r"`((?:python|sh|make|torchrun) [^`]*)`", prose.replace("\n", " "))
 
 
-def test_every_make_target_exists():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    commands = [command for command in COMMANDS if command.startswith("make ")]
-    named = {word for command in commands for word in command.split()[1:] if "=" not in word}
-    assert named
-    assert named <= targets
+EVERY = [pytest.param(command, id=f"{page.relative_to(ROOT)}: {command[:70]}") for page in PAGES
+         for command in dict.fromkeys(commands(page))]
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match(r"(python|torchrun) .*main\.py", c)])
+def every(pattern: str) -> list:
+    found = [param for param in EVERY if re.search(pattern, param.values[0])]
+    assert found, pattern
+    return found
+
+
+def test_the_readme_is_short_and_its_two_commands_come_first():
+    assert len(README.read_text().splitlines()) <= 125
+    first = commands(README)
+    assert first[0].startswith("git clone")
+    assert first[2:4] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("command", every(r"^make \w"))
+def test_make_targets_exist(command):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert {word for word in command.split()[1:] if "=" not in word} <= targets
+
+
+@pytest.mark.parametrize("command", every(r"^(python|torchrun) .*main\.py"))
 def test_flags_of_main(command):
-    words = shlex.split(command)
+    words = shlex.split(re.sub(r" \.\.\.(?= |$)", "", command))
     words = words[words.index("main.py" if "main.py" in words else "./main.py") + 1 :]
-    if "--help" not in words:
-        args = arguments.get_args_parser().parse_args(words)
-        args.given = arguments.flags_given(words)
-        assert arguments.wrong_combination(args) is None
+    if "--help" not in words and words[:1] != ["DIR"] and "[flags]" not in words:
+        arguments.parse_args(words)
 
 
-def lab_commands(text: str) -> list[str]:
-    """What stands behind `python -m labs.`, in blocks of commands and in tables."""
-    blocks = "\n".join(re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL)).replace("\\\n", " ")
-    in_blocks = re.findall(r"^python -m labs\.(.*?)(?: +#.*)?$", blocks, flags=re.MULTILINE)
-    return in_blocks + re.findall(r"`python -m labs\.([a-z_]+ [^`]*)`", text)
+@pytest.mark.parametrize("command", every(r"^python -m labs "))
+def test_flags_of_the_labs(command):
+    name, *flags = shlex.split(re.sub(r"^.*-m labs|\.\.\.", "", command))
+    if name in LABS:
+        parser = import_lab(name).get_args_parser()
+        parser.parse_args(flags) if flags else parser.prog
+    else:
+        assert name == "NAME", command
 
 
-@pytest.mark.parametrize("readme", ["README.md", "results/miniplaces10/README.md", "results/labs/README.md"])
-def test_flags_of_the_labs(readme, monkeypatch):
-    """Every command is parsed by its lab; what it would then do is left out."""
-    commands = lab_commands((ROOT / readme).read_text())
-    assert commands
-    monkeypatch.setattr(common, "run", lambda name, job, parser, argv: parser.parse_args(argv))
-    for command in commands:
-        name, *flags = shlex.split(command)
-        if name != "cost":  # what it does has no --help of its own to stop before
-            importlib.import_module(f"labs.{name}").main(flags)
+@pytest.mark.parametrize("command", every(r"^python -m autograder "))
+def test_flags_of_the_autograder(command):
+    get_args_parser().parse_args(shlex.split(command.split("-m autograder ")[1]))
 
 
-@pytest.mark.parametrize("readme", ["README.md", "autograder/README.md"])
-def test_flags_of_the_autograder(readme):
-    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / readme).read_text(), flags=re.DOTALL)
-    commands = re.findall(r"^python -m autograder (.*?)(?: +#.*)?$", "\n".join(blocks), flags=re.MULTILINE)
-    assert commands
-    for command in commands:
-        get_args_parser().parse_args(shlex.split(command))
+@pytest.mark.parametrize("command", every(r"^(python|sh) [^-].*\.(py|sh)"))
+def test_scripts_exist(command):
+    for word in shlex.split(command)[:2]:
+        if word.endswith((".py", ".sh")):
+            assert (CODE / word).exists() or (ROOT / word).exists(), command
 
 
-def test_every_python_file_that_is_named_exists():
-    for command in COMMANDS:
-        words = shlex.split(command)
-        for word in words:
-            if word.endswith((".py", ".sh")):
-                assert (CODE / word).exists() or (ROOT / word).exists(), command
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
 
 
-def test_the_tree_names_what_is_there():
-    blocks = re.findall(r"```text\n(.*?)```", README, flags=re.DOTALL)
-    tree = next(block for block in blocks if "student_code.py" in block)
-    named = re.findall(r"[\w.]+\.(?:py|sh|toml|txt|md)\b", tree)
-    assert len(named) > 20
-    for name in named:
-        assert any(list(ROOT.glob(pattern + name)) for pattern in ("", "*/", "code/labs/")), name
-    for path in CODE.glob("*.py"):
-        assert path.name in tree, f"{path.name} is missing in the README's tree"
-    for path in (CODE / "labs").glob("[a-z]*.py"):
-        assert f"labs.{path.stem}" in README or path.stem in tree, f"labs/{path.name} is missing in the README"
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_pages_of_docs_are_linked_from_the_readme_and_name_files_that_exist(page):
+    assert page is README or f"docs/{page.name}" in README.read_text()
+    names = [name for name in re.findall(r"`((?:code|libs|extras|autograder|tests|docs|benchmarks)/[\w/.]+\.py)`",
+                                         page.read_text())]
+    for name in names:
+        assert (ROOT / name).exists() or (CODE / name).exists(), name
+
+
+def test_every_lab_is_documented():
+    text = "".join(page.read_text() for page in DOCS)
+    assert not [name for name in LABS if f"labs {name}" not in text]
+
+
+def test_pictures_are_small():
+    pictures = [*(ROOT / "docs/pictures").glob("*")]
+    assert pictures
+    assert not [path.name for path in pictures if path.stat().st_size > 200_000]
+
+
+def test_the_data_path_names_files_that_exist():
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import draw
+    finally:
+        sys.path.pop(0)
+    stops = [stop[1] for stop in (*draw.DATA, *draw.STEP, *draw.DECIDED)]
+    assert not [name for name in stops if name.endswith(".py") and not (CODE / name).exists()]
 
 
 def test_help():
-    assert "python main.py --help" in COMMANDS
     done = subprocess.run([sys.executable, "main.py", "--help"], cwd=CODE, capture_output=True, text=True)
     assert done.returncode == 0
     for flag in ("--epochs", "--learning-rate", "--use-custom-conv", "--resume"):

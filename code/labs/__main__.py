@@ -11,7 +11,7 @@ from labs import common
 # Sheet -> its package and labs. A lab has get_args_parser(), and run(args), which raises BadInput.
 SHEETS = {
     "CS 771 Homework 2": ("cs771", ("attacked", "sweep", "robust", "noise", "saliency", "classes", "compare",
-                                    "convolutions", "curves", "cost")),
+                                    "convolutions", "curves", "cost", "gallery")),
     "CNN Homework 3": ("cnn_hw3", ("mytorch", "mnist_cnn", "cifar_resnet", "cam", "evasion")),
     "CS 5787 Homework 2": ("cs5787", ("pretrained", "features", "transfer", "mish_cnn", "fooling"))}
 LABS = {name: f"labs.{package}.{name}" for package, names in SHEETS.values() for name in names}

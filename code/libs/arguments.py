@@ -201,16 +201,16 @@ def _model_conflict(flags: Flags, model: str | None) -> str | None:
 
 
 def _mode_conflict(flags: Flags, restored: bool) -> str | None:
-    judged = flags.evaluate or flags.attack
+    not_training = flags.evaluate or flags.attack
     if flags.evaluate and flags.attack:
         return "-e and -a exclude each other: -a evaluates the clean images as well"
-    if judged and not flags.resume:
+    if not_training and not flags.resume:
         return f"{'-e' if flags.evaluate else '-a'} needs --resume PATH, the checkpoint of the model"
-    if flags.vis and not judged:
+    if flags.vis and not not_training:
         return "-v goes with -e or -a"
-    if judged and (stray := flags.given & {"adversarial", "recipe"}):
+    if not_training and (stray := flags.given & {"adversarial", "recipe"}):
         return f"--{min(stray)} is for training"
-    if judged and flags.cache == "gpu":
+    if not_training and flags.cache == "gpu":
         return "--cache gpu is for training"
     stray = sorted(flags.given & {"num_steps", "step_size"})
     if (stray or flags.self_check) and not flags.attack:

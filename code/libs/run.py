@@ -64,14 +64,14 @@ def resolve(args: Flags, device: torch.device, rank: int = 0, world: int = 1) ->
                         pretrained=args.mode == "train" and not args.resume, saved=saved, path=args.resume)
     if args.recipe == "fast" and args.mode == "train":
         pool_before_relu(model)
-    machine = hardware.set_up(device, model, example, *requested_precision(args, saved, device), rank, world)
+    hw = hardware.set_up(device, model, example, *requested_precision(args, saved, device), rank, world)
     state = adversary = resizing = None
     if args.mode == "train":
-        state = training_state(args, model, loaders["train"], machine, saved)
-        adversary = adversarial_training(args, model, machine, state, saved)
+        state = training_state(args, model, loaders["train"], hw, saved)
+        adversary = adversarial_training(args, model, hw, state, saved)
         resizing = ProgressiveResizing.of(loaders["train"], args.epochs) if args.recipe == "fast" else None
-    folder = RunFolder(args.logs, machine.is_main)
-    return Run(args, machine, model, class_names, loaders, batches, validation, saved, state, adversary, resizing,
+    folder = RunFolder(args.logs, hw.is_main)
+    return Run(args, hw, model, class_names, loaders, batches, validation, saved, state, adversary, resizing,
                folder)
 
 
@@ -127,10 +127,10 @@ def requested_precision(args: Flags, saved: dict | None, device: torch.device) -
     return amp, settings.get("amp") if same_device else None
 
 
-def training_state(args: Flags, model: nn.Module, loader, machine: Hardware, saved: dict | None) -> TrainingState:
+def training_state(args: Flags, model: nn.Module, loader, hw: Hardware, saved: dict | None) -> TrainingState:
     """The state to train from: new, or that of the checkpoint."""
     state = TrainingState(make_optimizer(args, model), WarmupCosine(args.epochs, args.warmup, len(loader)),
-                          machine.scaler(), epoch=args.start_epoch)
+                          hw.scaler(), epoch=args.start_epoch)
     if resuming(args):
         checkpoint.resume(state, saved, args)
     for group in state.optimizer.param_groups:
@@ -138,7 +138,7 @@ def training_state(args: Flags, model: nn.Module, loader, machine: Hardware, sav
     return state
 
 
-def adversarial_training(args: Flags, model: nn.Module, machine: Hardware, state: TrainingState, saved: dict | None):
+def adversarial_training(args: Flags, model: nn.Module, hw: Hardware, state: TrainingState, saved: dict | None):
     """The attack of --adversarial, with its probe set: training images under the validation transform."""
     if args.adversarial is None:
         return None
@@ -147,7 +147,7 @@ def adversarial_training(args: Flags, model: nn.Module, machine: Hardware, state
     images, labels = extra.draw_probe(dataset, args.seed)
     epsilon = ASSIGNMENT_ATTACK["epsilon"] if args.epsilon is None else args.epsilon
     adversary = extra.AdversarialTraining(args.adversarial, model, epsilon,
-                                          (machine.images(images), machine.labels(labels)))
+                                          (hw.images(images), hw.labels(labels)))
     if resuming(args) and "adversary" in saved:
         adversary.load_state_dict(saved["adversary"], state.optimizer)
     return adversary
