@@ -174,6 +174,34 @@ def test_evaluation_gives_both_views(trained, drive, scenes):
     assert not (run.folder / "models").exists()
 
 
+def test_evaluation_at_another_size_stands_beside_the_sheets(trained, drive, scenes):
+    run = drive(scenes, "-e", "--view", 160, "--resume", trained / "models" / checkpoint.LAST, "-b", 5)
+    assert "at 160 pixels, flip averaged" in run.out
+    results = json.loads((run.folder / "results.json").read_text())
+    plain = drive(scenes, "-e", "--resume", trained / "models" / checkpoint.LAST, "-b", 5)
+    assert results["alone"] == json.loads((plain.folder / "results.json").read_text())["alone"]
+    assert results["view"]["pixels"] == 160
+    assert results["view"]["alone"]["loss"] != results["alone"]["loss"]
+
+
+def test_a_view_that_the_network_does_not_accept_is_named(drive, scenes, tmp_path, monkeypatch):
+    model = student_code.default_vit_model(num_classes=4)
+    torch.save({"model_arch": "vit", "state_dict": model.state_dict()}, tmp_path / "vit.pth.tar")
+    run = drive(scenes, "-e", "--view", 150, "--resume", tmp_path / "vit.pth.tar", "-b", 5)
+    assert (run.code, "--view 150: vit does not accept images of this size" in run.out) == (2, True), run.out
+
+
+def test_saliency_that_is_not_written_yet_is_a_note(trained, drive, scenes, monkeypatch):
+    def hole(self, *_):
+        raise NotImplementedError("write GradAttention.explain")
+
+    monkeypatch.setattr(student_code.GradAttention, "explain", hole)
+    run = drive(scenes, "-a", "-v", "--resume", trained / "models" / checkpoint.LAST, "-b", 5)
+    assert run.code == 0, run.out
+    assert run.out.count("note: no saliency maps: write GradAttention.explain") == 1
+    assert {"attack.png", "results.json"} <= {path.name for path in run.folder.iterdir()}
+
+
 def test_attack_gives_clean_adversarial_and_difference(trained, drive, scenes):
     best = trained / "models" / checkpoint.BEST
     run = drive(scenes, "-a", "-v", "--resume", best, "-b", 5, "-p", 1, "--epsilon", 0.5, "--step-size", 0.1)

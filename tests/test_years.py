@@ -1,4 +1,4 @@
-"""Student files of 2022-2025 under our driver, and our student file under what a stock driver imports."""
+"""Student files of 2019-2025 under our driver, and our student file under what a stock driver imports."""
 
 import shutil
 import subprocess
@@ -153,7 +153,11 @@ OWN = TRANSFORMS.format(parameter="", normalize="transforms.Normalize(mean=[0.48
 HELPER_BLOCK = "    from custom_blocks import PatchEmbed, TransformerBlock, trunc_normal_\n"
 HELPER_MLP = ("    from custom_blocks import (PatchEmbed, window_partition, window_unpartition, DropPath, {}, "
               "trunc_normal_)\n")
+# Files of 2019 to 2021 name their network default_model, and leave validation to the driver.
+OLDEST = (CONVOLUTION.replace("default_cnn_model", "default_model") + HANDED_IN.split("    def get_val_transforms")[0]
+          + SALIENCY)
 YEARS = {
+    2019: OLDEST,
     2022: CONVOLUTION + HELPER_BLOCK + VIT + HANDED_IN + SALIENCY,
     2023: CONVOLUTION + HELPER_MLP.format("Mlp") + "    from custom_blocks import Attention, TransformerBlock\n" + VIT
     + HANDED_IN + SALIENCY,
@@ -183,7 +187,7 @@ def test_student_files_of_every_year(year, few, tmp_path):
     folder = tmp_path / "code"
     shutil.copytree(CODE, folder, ignore=shutil.ignore_patterns("__pycache__", "student_code.py"))
     (folder / "student_code.py").write_text(textwrap.dedent(YEARS[year]))
-    model = "--use-vit" if year % 2 else "--use-custom-conv"
+    model = "--use-vit" if year in (2023, 2025) else "--use-custom-conv"
     done = subprocess.run([sys.executable, "-c", TRAIN_THEN_ATTACK, str(few), model], cwd=folder, capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ from libs.recipe import FAST, RECIPES
 LOGS = Path(__file__).resolve().parents[2] / "logs"
 # Value of each flag that is not on the command line.
 DEFAULTS = {
-    "evaluate": False, "attack": False, "vis": False, "resume": None, "model": None, "use_vit": False,
+    "evaluate": False, "attack": False, "vis": False, "view": None, "resume": None, "model": None, "use_vit": False,
     "use_resnet18": False, "use_custom_conv": None, "weights": None, "recipe": "sheet", "epochs": 90, "warmup": 5.0,
     "start_epoch": 0, "batch_size": 256, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "clip_grad": 1.0,
     "adversarial": None, "seed": 0, "num_steps": None, "step_size": None, "epsilon": None, "self_check": False,
@@ -55,6 +55,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         "validation images")
     add("-v", "--vis", action="store_true", default=SUPPRESS, help="with -e or -a: also save images, as PNG and for "
         "TensorBoard")
+    add("--view", type=number(int, 8, 2048), metavar="PIXELS", help="with -e: also evaluate on images resized to "
+        "PIXELS, without a margin to crop off; 160 suits networks trained on random sized crops of 128 pixels")
     add("--resume", metavar="PATH", help="checkpoint to resume, evaluate or attack. A resumed run keeps its settings "
         "and its learning-rate schedule; with another --epochs the rate falls from its present value to zero at the "
         "new end. With --start-epoch only the weights are loaded, and a new schedule starts")
@@ -208,6 +210,8 @@ def _mode_conflict(flags: Flags, restored: bool) -> str | None:
         return f"{'-e' if flags.evaluate else '-a'} needs --resume PATH, the checkpoint of the model"
     if flags.vis and not not_training:
         return "-v goes with -e or -a"
+    if flags.view and not flags.evaluate:
+        return "--view goes with -e"
     if not_training and (stray := flags.given & {"adversarial", "recipe"}):
         return f"--{min(stray)} is for training"
     if not_training and flags.cache == "gpu":

@@ -34,10 +34,13 @@ RESNET18_FILE = Path(ResNet18_Weights.DEFAULT.url).name
 
 def from_student(name: str):
     """An attribute of student_code. Raises BadInput if that file, perhaps of another year, does not have it."""
-    try:
-        return getattr(student_code, name)
-    except AttributeError:
-        raise BadInput(f"{student_code.__file__}: has no {name}, which is needed here") from None
+    for known in (name, *FORMER_NAMES.get(name, ())):
+        if hasattr(student_code, known):
+            return getattr(student_code, known)
+    raise BadInput(f"{student_code.__file__}: has no {name}, which is needed here")
+
+
+FORMER_NAMES = {"default_cnn_model": ("default_model",)}  # in files of 2019 to 2021
 
 
 def import_extra(module: str, flag: str) -> ModuleType:
@@ -52,10 +55,28 @@ def import_extra(module: str, flag: str) -> ModuleType:
 
 
 def student_transforms(split: str) -> Callable:
-    """`get_train_transforms()` or `get_val_transforms()`; files until 2023 are given the normalisation."""
+    """`get_train_transforms()` or `get_val_transforms()`; files until 2023 are given the normalisation.
+
+    Files of 2019 to 2021 have no validation transforms: their driver resized to 160x160, without a crop.
+    """
+    normalize = transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)
+    if split == "val" and not hasattr(student_code, "get_val_transforms") and hasattr(student_code, "default_model"):
+        return transforms.Compose([transforms.Scale((160, 160)), transforms.ToTensor(), normalize])
     make = from_student(f"get_{split}_transforms")
     wants_normalize = any(p.default is p.empty for p in inspect.signature(make).parameters.values())
-    return make(transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)) if wants_normalize else make()
+    return make(normalize) if wants_normalize else make()
+
+
+def resized_view(pixels: int) -> Callable:
+    """The student's validation transforms with the image resized to `pixels`, without a margin to crop off.
+
+    Raises BadInput if they do not end with the ToTensor and Normalize of custom_transforms.
+    """
+    steps = getattr(student_transforms("val"), "transforms", [])[-2:]
+    if [type(step) for step in steps] != [transforms.ToTensor, transforms.Normalize]:
+        raise BadInput(f"--view {pixels}: get_val_transforms of {student_code.__file__} has to end with ToTensor and "
+                       "Normalize")
+    return transforms.Compose([transforms.Scale(pixels), transforms.CenterCrop(pixels), *steps])
 
 
 # ---------------------------------------------------------------------------------------------- names
@@ -69,8 +90,9 @@ def _student_class(name: str) -> str | None:
 def default_model_name() -> str:
     """The name of student_code's `default_cnn_model`; "default-cnn" for a class that has no name of its own."""
     chosen = from_student("default_cnn_model")
-    return next(name for name in MODEL_NAMES
-                if (attribute := _student_class(name)) and getattr(student_code, attribute, None) is chosen)
+    named = (name for name in MODEL_NAMES
+             if (attribute := _student_class(name)) and getattr(student_code, attribute, None) is chosen)
+    return next(named, "default-cnn")
 
 
 def name_of(saved: dict) -> str:

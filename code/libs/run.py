@@ -1,5 +1,6 @@
 """A run of main.py, decided before its first batch: `resolve` turns flags into a complete, read-only `Run`."""
 
+import copy
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +60,15 @@ def resolve(args: Flags, device: torch.device, rank: int = 0, world: int = 1) ->
         raise BadInput(problem)
     seed_everything(args.seed)
     loaders, class_names, batches, validation = open_loaders(args, device, rank, world)
+    if args.view:
+        loaders["view"] = open_view(args, device, rank, world)
     example = validation[0][0][None]  # (1, 3, H, W)
     model = build_model(args.model, len(class_names), example, args.use_custom_conv, args.weights,
                         pretrained=args.mode == "train" and not args.resume, saved=saved, path=args.resume)
     if args.recipe == "fast" and args.mode == "train":
         pool_before_relu(model)
+    if args.view:
+        check_view(args, model)
     hw = hardware.set_up(device, model, example, *requested_precision(args, saved, device), rank, world)
     state = adversary = resizing = None
     if args.mode == "train":
@@ -98,6 +103,22 @@ def open_loaders(args: Flags, device: torch.device, rank: int, world: int) -> tu
                 seed=args.seed, train=split == "train", rank=rank, world=world)
         sentences.append(sentence)
     return loaders, class_names, sentences[0], dataset
+
+
+def open_view(args: Flags, device: torch.device, rank: int, world: int) -> DataLoader | BatchLoader:
+    """The validation images at the size of --view."""
+    dataset, _ = open_split(args.data, "val", networks.resized_view(args.view))
+    return open_loader(dataset, args.batch_size // world, args.cache, device,
+                       workers=min(args.workers, hardware.cores()), rank=rank, world=world)[0]
+
+
+@torch.no_grad()
+def check_view(args: Flags, model: nn.Module) -> None:
+    """Raises BadInput if the network does not accept images of --view, as a ViT with position embeddings."""
+    try:
+        copy.deepcopy(model).eval()(torch.zeros(1, 3, args.view, args.view))
+    except (RuntimeError, ValueError) as error:
+        raise BadInput(f"--view {args.view}: {args.model} does not accept images of this size: {error}") from None
 
 
 def build_model(name: str, num_classes: int, example: torch.Tensor, custom_conv: str | None = None,
@@ -159,7 +180,7 @@ def adversarial_training(args: Flags, model: nn.Module, hw: Hardware, state: Tra
 def introduce(run: Run) -> None:
     """Print data, batches, model, device and run folder, and what is unusual about a resumed run."""
     args, parameters = run.args, sum(p.numel() for p in run.model.parameters())
-    images = " + ".join(f"{len(loader.dataset):,}" for loader in run.loaders.values())
+    images = " + ".join(f"{len(run.loaders[split].dataset):,}" for split in ("train", "val") if split in run.loaders)
     conv = f" of custom convolutions ({args.use_custom_conv})" if args.use_custom_conv else ""
     source = f", from {args.resume}" if args.resume else ""
     run.say(f"data    {args.data}: {images} images of {len(run.class_names)} classes\n"
