@@ -80,7 +80,7 @@ def save(run: Run, is_best: bool) -> None:
         settings = {**{name: getattr(run.args, name) for name in RESTORED_ON_RESUME},
                     "amp": run.hardware.precision.training, "device": run.hardware.device.type,
                     "loader": type(run.loaders["train"]).__name__}
-        content = run.state.to_checkpoint(run.args.model, run.model, settings)
+        content = {**run.state.to_checkpoint(run.args.model, run.model, settings), "classes": run.class_names}
         if run.adversary is not None:
             content["adversary"] = run.adversary.state_dict()
         checkpoint.save(run.folder.models, content, is_best)

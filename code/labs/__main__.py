@@ -1,4 +1,4 @@
-"""python -m labs NAME [flags], run from code/: one table, figure or deliverable of a sheet. Without NAME: the list."""
+"""python -m labs NAME [flags], run from code/: one table, figure or deliverable. Without NAME: lists the labs."""
 
 import difflib
 import importlib
@@ -8,13 +8,13 @@ from types import ModuleType
 
 from labs import common
 
-# Sheet -> its package and labs. A lab has get_args_parser(), and run(args), which raises BadInput.
-SHEETS = {
+# Assignment -> its package and labs. A lab has get_args_parser(), and run(args), which raises BadInput.
+ASSIGNMENTS = {
     "CS 771 Homework 2": ("cs771", ("attacked", "sweep", "robust", "noise", "saliency", "classes", "compare",
-                                    "convolutions", "curves", "cost", "gallery")),
+                                    "convolutions", "curves", "cost", "gallery", "classify", "export")),
     "CNN Homework 3": ("cnn_hw3", ("mytorch", "mnist_cnn", "cifar_resnet", "cam", "evasion")),
     "CS 5787 Homework 2": ("cs5787", ("pretrained", "features", "transfer", "mish_cnn", "fooling"))}
-LABS = {name: f"labs.{package}.{name}" for package, names in SHEETS.values() for name in names}
+LABS = {name: f"labs.{package}.{name}" for package, names in ASSIGNMENTS.values() for name in names}
 
 
 def import_lab(name: str) -> ModuleType:
@@ -23,8 +23,8 @@ def import_lab(name: str) -> ModuleType:
 
 def overview() -> str:
     lines = ["usage: python -m labs NAME [flags]   (NAME --help lists the flags)"]
-    for sheet, (_, names) in SHEETS.items():
-        lines += ["", f"{sheet}:"]
+    for assignment, (_, names) in ASSIGNMENTS.items():
+        lines += ["", f"{assignment}:"]
         lines += [f"  {name:14}{import_lab(name).__doc__.split('. ')[0].splitlines()[0]}" for name in names]
     return "\n".join(lines)
 
