@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Gets MiniPlaces into data/ (or into the folder given): images/ objects/ train.txt val.txt categories.txt.
+# Downloads MiniPlaces to data/, or to DIR: images/ objects/ train.txt val.txt categories.txt.
 #
 #   sh ./download_dataset.sh [DIR]
 #
-# Interrupted, it goes on where it was; finished, a second run does nothing. An archive is unpacked only after it
-# passed its test, and into a temporary folder: DIR never holds half a data set. Checked at the end: 100,000 and
-# 10,000 label lines. The archive comes from Google Drive through gdown; MINIPLACES_ARCHIVE_URL names another place.
+# Resumes an interrupted download; does nothing if the data set is complete. The archive is tested, then unpacked into a
+# temporary folder, so that DIR never contains a partial data set. At the end 100,000 training and 10,000 validation
+# labels must be there. The archive comes from Google Drive through gdown, or from MINIPLACES_ARCHIVE_URL.
 [ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@"
 set -euo pipefail
 
@@ -14,14 +14,14 @@ dest=${1:-$here/data}
 drive_id=16GYHdSWS3iMYwMPv5FpeDZN2rH7PR0F2
 archive_url=${MINIPLACES_ARCHIVE_URL:-}
 labels_url=${MINIPLACES_LABELS_URL:-https://raw.githubusercontent.com/CSAILVision/miniplaces/master/data}
-min_bytes=${MINIPLACES_MIN_BYTES:-100000000} # a Google Drive refusal is a page of some kB
+min_bytes=${MINIPLACES_MIN_BYTES:-100000000} # Google Drive's error pages have a few kB
 train_lines=${MINIPLACES_TRAIN_LINES:-100000}
 val_lines=${MINIPLACES_VAL_LINES:-10000}
 
 say() { echo "download_dataset: $*"; }
 fail() { echo "download_dataset: error: $*" >&2; exit 1; }
 
-lines() { grep -c '[^[:space:]]' "$1" 2>/dev/null || true; } # label lines, also without a newline at the end
+lines() { grep -c '[^[:space:]]' "$1" 2>/dev/null || true; } # non-empty lines, with or without a final newline
 has_labels() { # FILE WANTED_LINES
   [ "$(lines "$1")" = "$2" ]
 }
@@ -36,8 +36,8 @@ complete() {
     && first_and_last_image_are_there train.txt && first_and_last_image_are_there val.txt
 }
 
-fetch() { # URL FILE: resumes FILE if the server can, starts again if not
-  command -v curl >/dev/null || fail "curl is needed to download $1; install it, or put the file into $dest by hand"
+fetch() { # URL FILE: resumes FILE if the server supports it, else restarts
+  command -v curl >/dev/null || fail "curl is needed to download $1; install it, or put the file into $dest"
   local code=0
   curl --fail --location --silent --show-error --retry 3 --continue-at - --output "$2" "$1" || code=$?
   if [ "$code" = 33 ] || [ "$code" = 36 ]; then # the server cannot resume
@@ -45,8 +45,8 @@ fetch() { # URL FILE: resumes FILE if the server can, starts again if not
     code=0
     curl --fail --location --silent --show-error --retry 3 --output "$2" "$1" || code=$?
   fi
-  [ "$code" = 0 ] || fail "$1 cannot be downloaded (curl's exit code $code). Is there a network? Run this again to go on; \
-or fetch the file elsewhere and put it into $dest"
+  [ "$code" = 0 ] || fail "$1 cannot be downloaded (curl's exit code $code). Is there a network? Run this again to resume; \
+or download the file elsewhere and put it into $dest"
 }
 
 fetch_archive() { # FILE
@@ -58,18 +58,18 @@ fetch_archive() { # FILE
   command -v gdown >/dev/null || gdown=$here/.venv/bin/gdown
   command -v "$gdown" >/dev/null || fail "gdown is needed to download from Google Drive: pip install gdown (or make setup)"
   "$gdown" --continue --output "$1" "$drive_id" || fail "Google Drive file $drive_id cannot be downloaded. Is there a \
-network? If Drive says that too many people asked for it, try again later, or open \
+network? If the download quota is exceeded, try again later, or open \
 https://drive.google.com/uc?id=$drive_id in a browser and save the file as $dest/data.tar.gz; then run this again"
 }
 
-check_archive() { # FILE: sets $flaw
+check_archive() { # FILE: sets $flaw, empty if the archive is valid
   local bytes
   bytes=$(wc -c <"$1")
   flaw=
   if [ "$bytes" -lt "$min_bytes" ]; then
     flaw="has only $bytes bytes"
   elif ! tar -tzf "$1" >/dev/null 2>&1; then
-    flaw="is no whole .tar.gz"
+    flaw="is not a complete .tar.gz"
   fi
 }
 
@@ -78,15 +78,15 @@ get_archive() {
   if [ -f "$archive" ]; then
     check_archive "$archive"
     [ -z "$flaw" ] && return
-    say "$archive $flaw; going on with the download"
+    say "$archive $flaw; resuming the download"
     mv "$archive" "$archive.part"
   fi
   say "downloading the images (some 500 MB)"
   fetch_archive "$archive.part"
   check_archive "$archive.part"
-  if [ -n "$flaw" ]; then # nothing to go on from: the next run has to begin anew
+  if [ -n "$flaw" ]; then # cannot be resumed: the next run starts again
     mv "$archive.part" "$archive.bad"
-    fail "what came $flaw; it lies in $archive.bad. Run this again, or save the archive by hand as $archive"
+    fail "the download $flaw; it was moved to $archive.bad. Run this again, or save the archive as $archive"
   fi
   mv "$archive.part" "$archive"
 }
@@ -98,8 +98,8 @@ unpack() {
   trap 'rm -rf "$folder"' EXIT
   tar -xzf "$dest/data.tar.gz" --no-same-owner -C "$folder"
   inside=$(find "$folder" -maxdepth 2 -type d -name images | head -n 1)
-  [ -n "$inside" ] || fail "$dest/data.tar.gz holds no folder images/"
-  for name in objects images; do # images last: it is what tells that all is there
+  [ -n "$inside" ] || fail "$dest/data.tar.gz contains no folder images/"
+  for name in objects images; do # images last: complete() looks for it
     if [ -d "$(dirname "$inside")/$name" ]; then
       rm -rf "${dest:?}/$name"
       mv "$(dirname "$inside")/$name" "$dest/$name"
@@ -120,7 +120,7 @@ get_labels() { # NAME WANTED_LINES
 
 mkdir -p "$dest"
 if complete; then
-  say "MiniPlaces is in $dest already; nothing to do"
+  say "MiniPlaces is already in $dest; nothing to do"
   exit 0
 fi
 get_labels train.txt "$train_lines"
@@ -133,5 +133,5 @@ if ! { [ -d "$dest/images" ] && complete; }; then
   get_archive
   unpack
 fi
-complete || fail "$dest/images lacks images that the label files name; delete $dest/data.tar.gz and run this again"
+complete || fail "images of the label files are missing in $dest/images; delete $dest/data.tar.gz and run this again"
 say "MiniPlaces is in $dest: $train_lines training and $val_lines validation images"

@@ -19,21 +19,21 @@ from autograder.text import printable
 def main(argv: list[str] | None = None) -> int:
     args = get_args_parser().parse_args(argv)
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception: workers and folders are cleared away
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises, so that workers and folders are cleaned up
     try:
         return args.run(args)
     except (CannotGrade, starter.StarterError) as error:
         print(f"autograder: error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; what was graded so far is kept", file=sys.stderr)
+        print("interrupted; results so far are kept", file=sys.stderr)
         return 130
 
 
 def grade_one(args: argparse.Namespace) -> int:
     seed = new_seed() if args.seed is None else args.seed
     write = lambda content: report.write_json(args.json, content) if args.json else None  # noqa: E731
-    write(report.not_graded(args.path.name, "the grader was stopped before the first part was done"))
+    write(report.not_graded(args.path.name, "the grader was stopped before the first part was graded"))
     try:
         mark = grade(args.path, seed, args.part, args.year, args.handed_in, lambda mark: write(report.gradescope(mark)))
     except CannotGrade as error:
@@ -45,9 +45,9 @@ def grade_one(args: argparse.Namespace) -> int:
 
 def grade_class(args: argparse.Namespace) -> int:
     seed = new_seed() if args.seed is None else args.seed
-    print(f"seed {seed}, {args.jobs} at a time")
+    print(f"seed {seed}, {args.jobs} in parallel")
     rows = batch.grade_all(args.folder, args.csv, args.jobs, {"seed": seed, "year": args.year})
-    print(f"{args.csv}; about the class: {args.csv.with_suffix('.md')}; each result: {args.csv.with_suffix('.marks')}/")
+    print(f"{args.csv}; class summary: {args.csv.with_suffix('.md')}; results.json: {args.csv.with_suffix('.marks')}/")
     return 0 if all(row["status"] == "graded" for row in rows) else 2
 
 
@@ -56,51 +56,53 @@ def get_args_parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+    def add_command(name: str, run, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(run=run)
         return added
 
     def seed_and_year(to: argparse.ArgumentParser) -> None:
-        to.add_argument("--seed", type=natural, metavar="N", help="draws the cases; printed, so that a mark can be "
-                                                                  "reproduced (default: a new one)")
-        to.add_argument("--year", type=int, choices=range(2022, 2026), default=2025, help="2022 and 2023: "
-                        "Attention and TransformerBlock were helper code (default: 2025)")
+        to.add_argument("--seed", type=natural, metavar="N", help="seed of the test cases, printed with the result "
+                                                                  "(default: random)")
+        to.add_argument("--year", type=int, choices=range(2022, 2026), default=2025, help="year of the assignment; in "
+                        "2022 and 2023 Attention and TransformerBlock were helper code (default: 2025)")
 
-    one = command("grade", grade_one, "grade a zip or a folder")
+    def jobs(to: argparse.ArgumentParser) -> None:
+        to.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="number of submissions "
+                        "graded in parallel (default: number of cores)")
+
+    one = add_command("grade", grade_one, "grade a zip or a folder")
     one.add_argument("path", type=Path, metavar="PATH", help="a zip, or a folder with code/ in it")
-    one.add_argument("--json", type=Path, metavar="FILE", help="write Gradescope's results.json as well")
-    one.add_argument("--part", action="append", choices=list(rubric.PARTS), help="this part only; may be given again")
-    one.add_argument("--all", action="store_true", help="show passed checks as well")
-    one.add_argument("--handed-in", action="store_true", help="PATH is an unpacked zip: data, logs and models must "
-                                                              "not be in it")
+    one.add_argument("--json", type=Path, metavar="FILE", help="also write Gradescope's results.json")
+    one.add_argument("--part", action="append", choices=list(rubric.PARTS), help="grade this part only; repeatable")
+    one.add_argument("--all", action="store_true", help="also show passed checks")
+    one.add_argument("--handed-in", action="store_true", help="PATH is an unpacked zip: data, logs and models in it "
+                                                              "break the submission rules")
     seed_and_year(one)
 
-    many = command("batch", grade_class, "grade all zips and folders in a folder")
-    many.add_argument("folder", type=Path, metavar="DIR")
-    many.add_argument("--csv", type=Path, required=True, metavar="FILE", help="a row for each; FILE.md and "
-                                                                              "FILE.marks/ beside")
-    many.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="at a time (default: "
-                                                                                              "one a core)")
+    many = add_command("batch", grade_class, "grade every zip and folder in a folder")
+    many.add_argument("folder", type=Path, metavar="DIR", help="folder of submissions")
+    many.add_argument("--csv", type=Path, required=True, metavar="FILE", help="table to write, a row per submission; a "
+                      "summary (.md) and each results.json (.marks/) go beside it")
+    jobs(many)
     seed_and_year(many)
 
-    command("doctor", doctor.examine, "say what this machine can enforce, by trying it")
+    add_command("doctor", doctor.examine, "try what the sandbox enforces on this machine")
 
-    bundle = command("gradescope", gradescope.build, "make the zip that Gradescope's autograder configuration wants")
-    bundle.add_argument("out", type=Path, metavar="OUT.zip")
+    bundle = add_command("gradescope", gradescope.build, "build the autograder zip for Gradescope")
+    bundle.add_argument("out", type=Path, metavar="OUT.zip", help="file to write")
     seed_and_year(bundle)
 
-    hand_out = command("starter", make_starter, "make the starter for students, a folder and a zip")
-    hand_out.add_argument("out", type=Path, metavar="OUT", help="the folder; OUT.zip is written beside it")
-    hand_out.add_argument("--quick", action="store_true", help="leave out the checks that run the starter")
+    students = add_command("starter", make_starter, "build the starter for students, a folder and a zip")
+    students.add_argument("out", type=Path, metavar="OUT", help="folder to write; OUT.zip is written beside it")
+    students.add_argument("--quick", action="store_true", help="skip the checks that run the starter")
 
-    own = command("selftest", test_itself, "grade wrong, unusual and hostile solutions, and see whether the grader is "
-                                           "right")
-    own.add_argument("--jobs", type=positive, default=os.cpu_count() or 1, metavar="N", help="at a time (default: one "
-                                                                                             "a core)")
-    own.add_argument("--quick", action="store_true", help="every sixth only")
-    own.add_argument("--only", metavar="WORD", help="those with this in their name")
-    own.add_argument("--seed", type=natural, metavar="N", help="(default: a new one)")
+    own = add_command("selftest", run_selftest, "grade wrong, unusual and hostile solutions and compare the results "
+                                                "with the expected ones")
+    jobs(own)
+    own.add_argument("--quick", action="store_true", help="every sixth solution only")
+    own.add_argument("--only", metavar="WORD", help="only solutions with WORD in their part or name")
+    own.add_argument("--seed", type=natural, metavar="N", help="seed of the test cases (default: random)")
     return parser
 
 
@@ -110,8 +112,8 @@ def make_starter(args: argparse.Namespace) -> int:
     return 0
 
 
-def test_itself(args: argparse.Namespace) -> int:
-    from autograder import selftest  # its wrong and right solutions are not in Gradescope's bundle
+def run_selftest(args: argparse.Namespace) -> int:
+    from autograder import selftest  # not in the Gradescope bundle
     return selftest.run(args)
 
 

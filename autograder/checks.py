@@ -3,8 +3,9 @@
     @check("convolution", "forward: stride", weight=2)
     def strides(ask, rng): ...
 
-A check asks a worker to run the student's code, compares the answer with an oracle, and raises compare.Wrong.
-`ask(task, arrays, **settings)` is Worker.ask; `rng` is a NumPy generator of this check alone.
+A check has a worker run the student's code, compares the result with an oracle, and raises compare.CheckFailed.
+`ask(task, arrays, **settings)` is Worker.ask; `rng` is a NumPy generator seeded for this check. The title is part of
+that seed.
 """
 
 from collections.abc import Callable
@@ -27,10 +28,10 @@ CHECKS: list[Check] = []
 
 def check(part: str, title: str, weight: float = 1.0):
     """Register a function as a check of `part`, with `weight` as its share of the part's points."""
-    def enter(run):
+    def register(run):
         CHECKS.append(Check(part, title, weight, run))
         return run
-    return enter
+    return register
 
 
 def checks_of(part: str) -> list[Check]:

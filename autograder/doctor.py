@@ -1,4 +1,4 @@
-"""What this machine can enforce: a worker tries to do what student code must not, and says how far it came."""
+"""What the sandbox enforces on this machine: a worker attempts each forbidden operation and reports the outcome."""
 
 import json
 import platform
@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 from autograder import report
-from autograder.process import Died, StudentError, Worker
-from autograder.solution import ROOT, write_given
+from autograder.process import StudentError, Worker, WorkerDied
+from autograder.solution import ROOT, write_starter_files
 
 ATTEMPTS = '''
 import ctypes, json, os, resource, signal, socket, subprocess, sys, torch
@@ -40,29 +40,29 @@ raise RuntimeError(json.dumps(found))
 
 
 def examine(args=None) -> int:
-    """Print the level, and each attempt's end. Exit code 0: this describes, it does not judge."""
+    """Print the isolation level and the outcome of each attempt. Returns 0, or 2 if the worker died."""
     print(f"Python {platform.python_version()} on {platform.system()} {platform.release()}, {platform.machine()}")
     with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
         code, outside = Path(folder) / "code", Path(folder) / "outside"
         code.mkdir()
         (code / "student_code.py").write_text(ATTEMPTS.format(outside=str(outside),
                                                               grader=str(ROOT / "autograder/grade.py")))
-        write_given(Path(folder) / "helpers")
+        write_starter_files(Path(folder) / "helpers")
         try:
             with Worker(code, Path(folder) / "helpers", part="convolution") as worker:
                 print(report.isolation(worker.level))
                 worker.ask("load", seed=0)
         except StudentError as error:
             found = json.loads(error.text)
-        except Died as died:
+        except WorkerDied as died:
             print(f"the worker {died}")
             return 2
-    for name, end in found.items():
-        print(f"  {name.replace('_', ' '):<24}{end}")
-    open_doors = [name for name, end in found.items() if end == "possible"]
-    print("student code is held back from all of these" if not open_doors else
-          f"student code could: {', '.join(name.replace('_', ' ') for name in open_doors)}. Grade unknown hand-ins on "
-          "Linux 5.13 or newer, or in a container that is thrown away")
+    for name, outcome in found.items():
+        print(f"  {name.replace('_', ' '):<24}{outcome}")
+    possible = [name for name, outcome in found.items() if outcome == "possible"]
+    print("all of these are refused to student code" if not possible else
+          f"student code could: {', '.join(name.replace('_', ' ') for name in possible)}. Grade untrusted submissions "
+          "on Linux 5.13 or newer, or in a disposable container")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Grade one hand-in: run every part in its own worker, decide here."""
+"""Grade one submission: each part runs in its own worker process; the verdicts are made here."""
 
 import hashlib
 import secrets
@@ -14,19 +14,19 @@ import numpy as np
 import autograder.parts  # noqa: F401  (registers the checks)
 from autograder import hand_in, rubric, syntax
 from autograder.checks import Check, checks_of
-from autograder.compare import Wrong
-from autograder.intake import FolderSource, Submission, take_in
-from autograder.process import Died, StudentError, Worker
-from autograder.solution import write_given
+from autograder.compare import CheckFailed
+from autograder.intake import FolderSource, Submission, read_submission
+from autograder.process import StudentError, Worker, WorkerDied
+from autograder.solution import write_starter_files
 from autograder.text import printable
 
-MAX_DEATHS = 3  # workers that a part may use up before its remaining checks are given up
-PART_SECONDS = 120.0
+MAX_WORKER_DEATHS = 3  # per part; then its remaining checks are not run
+PART_SECONDS = 120.0  # after which no further check of a part is started
 
 
 @dataclass
 class Verdict:
-    """One check: its points, and what is wrong; no feedback means that all is right."""
+    """The result of one check; empty feedback means that it passed."""
 
     title: str
     points: float
@@ -36,6 +36,8 @@ class Verdict:
 
 @dataclass
 class PartMark:
+    """The results of one part's checks."""
+
     name: str
     title: str
     out_of: float
@@ -51,26 +53,26 @@ class PartMark:
 
 @dataclass
 class Mark:
-    """Everything about one graded hand-in."""
+    """The complete result of one submission."""
 
     name: str
     seed: int
     parts: list[PartMark] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)  # of the hand-in rules, each worth HAND_IN_PENALTY
+    violations: list[str] = field(default_factory=list)  # of the submission rules, each costs RULE_PENALTY
     notes: list[str] = field(default_factory=list)
     review: list[str] = field(default_factory=list)  # for staff only
-    level: dict = field(default_factory=dict)
+    level: dict = field(default_factory=dict)  # isolation: name -> True, or why it is not in force
     seconds: float = 0.0
 
     @property
     def penalty(self) -> float:
-        return round(len(self.violations) * rubric.HAND_IN_PENALTY * rubric.REGULAR, 2)
+        return round(len(self.violations) * rubric.RULE_PENALTY * rubric.REGULAR, 2)
 
     @property
     def points(self) -> float:
         return round(max(0.0, sum(part.points for part in self.parts) - self.penalty), 2)
 
-    def table(self) -> dict:
+    def to_dict(self) -> dict:
         return {**asdict(self), "points": self.points}
 
 
@@ -79,16 +81,17 @@ def new_seed() -> int:
 
 
 def grade(path: Path, seed: int, only: list[str] | None = None, year: int = 2025,
-          handed_in: bool = False, tell: Callable[[Mark], None] = lambda mark: None) -> Mark:
-    """Grade the zip or folder at `path`; `handed_in` says that a folder is an unpacked zip. Raises intake.CannotGrade.
+          handed_in: bool = False, on_part_done: Callable[[Mark], None] = lambda mark: None) -> Mark:
+    """Grade the zip or folder at `path`. Raises intake.CannotGrade.
 
-    `only` names the parts that are wanted. `tell` is called after each part.
+    `seed` draws the test cases. `only`: the parts to grade (default: all). `handed_in`: the folder is an unpacked zip,
+    so that the rules for zips apply. `on_part_done` gets the result so far after each part.
     """
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="handed-in-") as folder:
+    with tempfile.TemporaryDirectory(prefix="submission-") as folder:
         code, helpers = Path(folder) / "code", Path(folder) / "helpers"
         code.mkdir()
-        submission = take_in(path, code, write_given(helpers, blocks=year <= 2023))
+        submission = read_submission(path, code, write_starter_files(helpers, with_blocks=year <= 2023))
         submission.is_zip |= handed_in
         mark = Mark(printable(submission.name), seed, notes=[printable(note) for note in submission.notes])
         submission.fatal = printable(submission.fatal)
@@ -96,79 +99,80 @@ def grade(path: Path, seed: int, only: list[str] | None = None, year: int = 2025
         mark.review = [printable(line) for line in syntax.review(code)]
         for name in only or rubric.PARTS:
             if name in rubric.GIVEN_UNTIL_2023 and year <= 2023:
-                mark.parts.append(by_hand(name, f"helper code in {year}: graded by hand"))
+                mark.parts.append(manual_part(name, f"helper code in {year}: graded by hand"))
                 continue
             mark.parts.append(grade_part(name, submission, helpers, mark))
             mark.seconds = round(time.monotonic() - began, 1)
-            tell(mark)
+            on_part_done(mark)
         if not only:
-            mark.parts += [by_hand(name, "graded by hand") for name in rubric.MANUAL]
-    tell(mark)
+            mark.parts += [manual_part(name, "graded by hand") for name in rubric.MANUAL]
+    on_part_done(mark)
     return mark
 
 
-def by_hand(name: str, why: str) -> PartMark:
+def manual_part(name: str, why: str) -> PartMark:
+    """A part that is listed with 0 points, for staff to fill in."""
     points, title = {**rubric.PARTS, **rubric.MANUAL}[name]
     return PartMark(name, title, points, [Verdict(why, 0.0, points)], manual=True)
 
 
 def grade_part(name: str, submission: Submission, helpers: Path, mark: Mark) -> PartMark:
-    """All checks of one part, in one worker as long as it lives."""
+    """Run all checks of one part. They share a worker process, which is replaced only if it dies."""
     points, title = rubric.PARTS[name]
     began, part = time.monotonic(), PartMark(name, title, points, bonus=name in rubric.BONUS)
     checks = checks_of(name)
-    share = points / sum(check.weight for check in checks)
+    per_weight = points / sum(check.weight for check in checks)
     with Session(submission, helpers, name, mark) as session:
         for check in checks:
             feedback = submission.fatal or session.run(check)
             if name == "convolution" and check.title.startswith("no convolution") and not feedback:
-                feedback = convolutions_named(submission)
-            part.verdicts.append(Verdict(check.title, 0.0 if feedback else share * check.weight, share * check.weight,
-                                         feedback))
+                feedback = convolution_feedback(submission)
+            out_of = per_weight * check.weight
+            part.verdicts.append(Verdict(check.title, 0.0 if feedback else out_of, out_of, feedback))
         mark.level.update(session.level)
-        if session.unimportable:  # the other parts need not wait for the same
-            submission.fatal = printable(session.broken)
+        if session.import_failed:  # it would fail in every part, possibly by a timeout
+            submission.fatal = printable(session.stop_reason)
     part.seconds = round(time.monotonic() - began, 1)
     return part
 
 
-def convolutions_named(submission: Submission) -> str:
-    found = syntax.convolutions(submission.tree) if submission.tree else []
+def convolution_feedback(submission: Submission) -> str:
+    """Feedback for convolution functions named in CustomConv2DFunction, whether or not they were called."""
+    found = syntax.forbidden_convolutions(submission.tree) if submission.tree else []
     return "; ".join(f"student_code.py:{line} names {name}, a convolution function, which the sheet does not allow in "
                      "CustomConv2DFunction" for line, name in found[:3])
 
 
 class Session:
-    """Runs checks in a worker, and starts another when one dies."""
+    """Runs the checks of one part in a worker process, and restarts it when it dies."""
 
     def __init__(self, submission: Submission, helpers: Path, part: str, mark: Mark):
         self.submission, self.helpers, self.part, self.mark = submission, helpers, part, mark
         self.worker: Worker | None = None
-        self.deaths, self.level, self.broken, self.unimportable = 0, {}, "", False
+        self.worker_deaths, self.level, self.stop_reason, self.import_failed = 0, {}, "", False
         self.deadline = time.monotonic() + PART_SECONDS
 
     def run(self, check: Check) -> str:
-        """The feedback of one check; nothing if it is passed."""
-        if self.broken:
-            return self.broken
+        """Run one check. Returns its feedback, empty if it passed."""
+        if self.stop_reason:
+            return self.stop_reason
         if time.monotonic() > self.deadline:
             return f"not run: this part took longer than {PART_SECONDS:.0f} s"
         rng = np.random.default_rng([self.mark.seed, zlib.crc32(f"{check.part}/{check.title}".encode())])
-        feedback = self._judge(check, rng)
-        return printable(feedback)
+        return printable(self._run_check(check, rng))
 
-    def _judge(self, check: Check, rng: np.random.Generator) -> str:
+    def _run_check(self, check: Check, rng: np.random.Generator) -> str:
         try:
             check.run(self.ask, rng)
             return ""
-        except Wrong as wrong:
-            return str(wrong)
+        except CheckFailed as failed:
+            return str(failed)
         except StudentError as error:
-            return raised(error)
-        except Died as died:
-            return self._bury(f"your code {died}")
+            return exception_feedback(error)
+        except WorkerDied as error:
+            return self._restart_worker(f"your code {error}")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
-            return self._bury(f"the answer of your code cannot be used ({type(error).__name__}: {error})")
+            return self._restart_worker(f"the result of your code cannot be used ({type(error).__name__}: {error})")
 
     def ask(self, task: str, arrays: dict | None = None, **settings) -> tuple[dict, dict]:
         if self.worker is None:
@@ -181,19 +185,20 @@ class Session:
             self.level = self.worker.level
             self.worker.ask("load", seed=self.mark.seed)
         except StudentError as error:
-            self.unimportable = error.kind != "Forbidden"  # elsewhere than here, convolutions are there
-            self.broken = f"importing student_code.py {raised(error, importing=True)}"
-            raise Wrong(self.broken) from None
-        except Died as died:
-            self.unimportable = True
-            self.broken = f"importing student_code.py {died}"
-            raise Wrong(self.broken) from None
+            self.import_failed = error.kind != "Forbidden"  # convolutions are disabled in this part only
+            self.stop_reason = f"importing student_code.py {exception_feedback(error, importing=True)}"
+            raise CheckFailed(self.stop_reason) from None
+        except WorkerDied as error:
+            self.import_failed = True
+            self.stop_reason = f"importing student_code.py {error}"
+            raise CheckFailed(self.stop_reason) from None
 
-    def _bury(self, feedback: str) -> str:
+    def _restart_worker(self, feedback: str) -> str:
+        """Stop the worker, so that the next request starts another. Returns `feedback`."""
         self.close()
-        self.deaths += 1
-        if self.deaths >= MAX_DEATHS:
-            self.broken = f"not run: {MAX_DEATHS} checks of this part ended without an answer"
+        self.worker_deaths += 1
+        if self.worker_deaths >= MAX_WORKER_DEATHS:
+            self.stop_reason = f"not run: {MAX_WORKER_DEATHS} checks of this part ended without a reply"
         return feedback
 
     def close(self) -> None:
@@ -208,8 +213,8 @@ class Session:
         self.close()
 
 
-def raised(error: StudentError, importing: bool = False) -> str:
-    """An exception of the student's code as a sentence, with the place in their file."""
+def exception_feedback(error: StudentError, importing: bool = False) -> str:
+    """The feedback for an exception of the student's code: what was raised, where, and a hint if there is one."""
     place = [f"{name}:{line}" for name, line, _ in error.where if name == "student_code.py"]
     at = f" ({place[-1]})" if place else ""
     if error.kind == "NotImplementedError":
@@ -229,25 +234,25 @@ def raised(error: StudentError, importing: bool = False) -> str:
 HINTS = {
     "view size is not compatible": "A gradient or a permuted tensor need not be contiguous: reshape() where view() "
                                    "cannot",
-    "is a view and is being modified inplace": "The output of forward is a view, which ReLU(inplace=True) behind it "
-                                               "may not write into: return a tensor of its own, as .clone() or "
-                                               "contiguous() make",
-    "returned an incorrect number of gradients": "backward returns one value for each argument of forward: five, of "
+    "is a view and is being modified inplace": "The output of forward is a view, which a following "
+                                               "ReLU(inplace=True) may not modify: return a new tensor, as "
+                                               ".clone() or .contiguous() make",
+    "returned an incorrect number of gradients": "backward returns one gradient for each argument of forward: five, of "
                                                  "which the last two are None",
     "maximum recursion depth": "Does forward call the attack, which calls forward, which calls the attack? Attack "
                                "only if self.training, and in evaluation mode",
-    "cannot import name 'Attention' from 'custom_blocks'": "Attention has been yours to write since 2024; staff grade "
-                                                           "files of before with --year 2023",
+    "cannot import name 'Attention' from 'custom_blocks'": "Attention is in student_code.py since 2024; staff grade "
+                                                           "older files with --year 2023",
     "cannot import name 'TransformerBlock' from 'custom_blocks'": "TransformerBlock is in student_code.py since 2025; "
-                                                                  "staff grade files of before with --year 2023",
+                                                                  "staff grade older files with --year 2023",
     "missing 1 required positional argument: 'normalize'": "Is it called while importing?",
     "No module named": "The grader has Python's standard library, torch, torchvision, numpy, OpenCV and the files of "
-                       "code/; bring your own modules along in code/",
+                       "code/; put your own modules into code/",
 }
 
 
 def fingerprint(path: Path) -> str:
-    """What identifies a hand-in: the zip's content, or the names, sizes and times of a folder's files."""
+    """SHA-256 of a zip's content, or of the names, sizes and modification times of a folder's files."""
     if path.is_file():
         return hashlib.sha256(path.read_bytes()).hexdigest()
     files = [(str(name), size, (path / name).stat().st_mtime_ns) for name, size in FolderSource(path).files.items()]

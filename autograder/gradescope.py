@@ -1,4 +1,4 @@
-"""The zip for Gradescope: setup.sh and run_autograder at its root, the grader, pinned requirements."""
+"""The Gradescope bundle: setup.sh and run_autograder at the root of the zip, the grader, pinned requirements."""
 
 import os
 import platform
@@ -9,25 +9,25 @@ from importlib.metadata import version
 from pathlib import Path
 
 from autograder.grade import new_seed
-from autograder.solution import ROOT, write_given
+from autograder.solution import ROOT, write_starter_files
 
-# What the grader and the student's file import; the versions are those of where the bundle is made.
-NEEDED = ("torch", "torchvision", "numpy", "opencv-python-headless")
-NOT_IN_IT = {"selftest.py", "variants", "STARTER.md", "__pycache__", "README.md"}  # wrong and right solutions; docs
+# What the grader and student_code.py import, pinned to the versions installed where the bundle is built.
+PINNED_PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless")
+EXCLUDED = {"selftest.py", "variants", "STARTER.md", "__pycache__", "README.md"}  # test solutions and documentation
 
-SETUP = """#!/usr/bin/env bash
-# Run once, when Gradescope builds the image. Python stays out of /root, which no other user could read.
+SETUP_SH = """#!/usr/bin/env bash
+# Run once, when Gradescope builds the image. Not below /root, which other users cannot read.
 set -euo pipefail
 apt-get update
 apt-get install -y --no-install-recommends python3 python3-venv
 python3 -m venv /opt/grader
 /opt/grader/bin/pip install --no-cache-dir -r /autograder/source/requirements.txt || {{
-  echo "The pinned versions come from Python {python}; this image has $(python3 --version): choose a newer one" >&2
+  echo "The pinned versions come from Python {python}; this image has $(python3 --version): choose a newer image" >&2
   exit 1
 }}
 """
-RUN = """#!/usr/bin/env bash
-# Run for each submission. The first thing that is written is a result: a time-out would show nothing otherwise.
+RUN_AUTOGRADER = """#!/usr/bin/env bash
+# Run for each submission. grade writes a result before it starts: a timeout would show nothing otherwise.
 base="${{AUTOGRADER:-/autograder}}"
 mkdir -p "$base/results"
 cd "$base/source" || exit 1
@@ -37,24 +37,24 @@ code=$?
 if [ ! -s "$base/results/results.json" ]; then
   echo '{{"score": 0, "output": "The grader did not start; please tell the staff."}}' > "$base/results/results.json"
 fi
-[ "$code" -eq 2 ] && exit 0  # the result says why it could not be graded
+[ "$code" -eq 2 ] && exit 0  # results.json says why it could not be graded
 exit "$code"
 """
 
 
 def build(args) -> int:
-    """Write the bundle `args.out`, with a seed of its own so that all submissions meet the same cases."""
+    """Write the bundle `args.out`. Its seed is fixed, so that all submissions get the same test cases."""
     seed = new_seed() if args.seed is None else args.seed
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".bundle-") as folder:
         tree = Path(folder) / "tree"
-        write_given(tree / "code", blocks=args.year <= 2023)
-        shutil.copytree(ROOT / "autograder", tree / "autograder", ignore=lambda _, names: NOT_IN_IT & set(names))
+        write_starter_files(tree / "code", with_blocks=args.year <= 2023)
+        shutil.copytree(ROOT / "autograder", tree / "autograder", ignore=lambda _, names: EXCLUDED & set(names))
         shutil.copy(ROOT / "zip_submission.py", tree)
-        pins = [f"{name}=={version(name).split('+')[0]}" for name in NEEDED]
+        pins = [f"{name}=={version(name).split('+')[0]}" for name in PINNED_PACKAGES]
         (tree / "requirements.txt").write_text("\n".join(pins) + "\n")
-        (tree / "setup.sh").write_text(SETUP.format(python=platform.python_version()))
-        (tree / "run_autograder").write_text(RUN.format(seed=seed, year=args.year))
+        (tree / "setup.sh").write_text(SETUP_SH.format(python=platform.python_version()))
+        (tree / "run_autograder").write_text(RUN_AUTOGRADER.format(seed=seed, year=args.year))
         for name in ("setup.sh", "run_autograder"):
             (tree / name).chmod(0o755)
         packed = Path(folder) / "bundle.zip"

@@ -1,4 +1,4 @@
-"""Section 5 of the sheet: what a hand-in holds and what it must not. Each rule that is broken costs five per cent."""
+"""The submission rules (section 5 of the sheet). Each rule that is broken costs five per cent."""
 
 from pathlib import PurePosixPath
 
@@ -10,9 +10,9 @@ MODELS = (".pth", ".pth.tar", ".pt", ".ckpt", ".safetensors")
 
 
 def violations(submission: Submission) -> list[str]:
-    """A sentence for each rule that is broken. A folder is where somebody works: there data and logs may lie."""
-    root = root_of(submission)
-    names = [PurePosixPath(name).relative_to(root) for name, _ in submission.names
+    """A sentence for each broken rule. Data, logs and models are allowed in a working folder, not in a zip."""
+    root = submission_root(submission)
+    names = [PurePosixPath(name).relative_to(root) for name, _ in submission.files
              if PurePosixPath(name).is_relative_to(root)]
     found = []
     for folder in ("code", "writeup", "results"):
@@ -20,8 +20,8 @@ def violations(submission: Submission) -> list[str]:
             found.append(f"{folder}/ is missing or empty")
     if any(name.parts[0] == "writeup" for name in names) and not any(
             name.parts[0] == "writeup" and name.suffix.lower() == ".pdf" for name in names):
-        found.append("writeup/ holds no PDF: the report is handed in as PDF")
-    if submission.is_zip and (extra := not_wanted(names)):
+        found.append("writeup/ contains no PDF: the report must be a PDF")
+    if submission.is_zip and (extra := unwanted_files(names)):
         found.append("data, logs or models are in the zip: "
                      f"{', '.join(map(str, extra[:3]))}{', ...' if len(extra) > 3 else ''}")
     if paths := absolute_paths_of(submission):
@@ -29,15 +29,16 @@ def violations(submission: Submission) -> list[str]:
     return found
 
 
-def root_of(submission: Submission) -> PurePosixPath:
-    """The folder of the zip that holds code/: its root, or a single folder that everything lies in."""
-    for name, _ in submission.names:
+def submission_root(submission: Submission) -> PurePosixPath:
+    """The folder that contains code/: the root of the zip, or a folder in it."""
+    for name, _ in submission.files:
         if name.endswith("code/student_code.py"):
             return PurePosixPath(name).parent.parent
     return PurePosixPath(".")
 
 
-def not_wanted(names: list[PurePosixPath]) -> list[PurePosixPath]:
+def unwanted_files(names: list[PurePosixPath]) -> list[PurePosixPath]:
+    """Data, logs and models, which must not be in the zip."""
     inside = [name for name in names if name.name.endswith(MODELS) or name.name.startswith("events.out.tfevents")
               or (name.suffix != ".py" and len(name.parts) > 1 and (name.parts[0] in ("data", "logs", "models")
                                                                     or name.parts[:2] in (("code", "logs"),
@@ -46,6 +47,6 @@ def not_wanted(names: list[PurePosixPath]) -> list[PurePosixPath]:
 
 
 def absolute_paths_of(submission: Submission) -> list[str]:
-    """`file:line: text` of the strings that name an absolute path."""
+    """`file:line: text` of the absolute paths in the student's Python files, by the rule of zip_submission.py."""
     return [f"{path.relative_to(submission.code)}:{line}: {value[:60]!r}"
             for path in sorted(submission.code.rglob("*.py")) for line, value in absolute_paths(path)]

@@ -1,5 +1,6 @@
-"""What is right, in float64 NumPy: plain formulas from the sheet. No torch, and nothing of code/, so that the process
-that decides marks shares nothing with what it judges. tests/test_autograder_oracle.py compares them with torch.
+"""Reference formulas in float64 NumPy. They share no code with code/ and need no torch in the grading process.
+
+tests/test_autograder_oracle.py compares them with torch.
 """
 
 import math
@@ -25,13 +26,13 @@ def convolve(x, w, b=None, stride=1, padding=0) -> np.ndarray:
 
 
 def convolve_backward(x, w, dy, stride=1, padding=0) -> dict[str, np.ndarray]:
-    """dx, dw, db of a convolution for the gradient dy of its output."""
+    """The gradients dx, dw, db of convolve(x, w, b) for the gradient dy of its output."""
     K, (Ho, Wo) = w.shape[2], dy.shape[2:]
     dx = np.zeros((*x.shape[:2], x.shape[2] + 2 * padding, x.shape[3] + 2 * padding))
     for k in range(K):
         for m in range(K):
-            seen = np.s_[:, :, k:k + stride * Ho:stride, m:m + stride * Wo:stride]
-            dx[seen] += np.einsum("nohw,oi->nihw", dy, w[:, :, k, m])
+            window = np.s_[:, :, k:k + stride * Ho:stride, m:m + stride * Wo:stride]
+            dx[window] += np.einsum("nohw,oi->nihw", dy, w[:, :, k, m])
     inner = np.s_[:, :, padding:padding + x.shape[2], padding:padding + x.shape[3]]
     return {"dx": dx[inner], "dw": np.einsum("nihwkl,nohw->oikl", patches(x, K, stride, padding), dy),
             "db": dy.sum((0, 2, 3))}
@@ -50,25 +51,31 @@ def linear(x, weights: dict, name: str) -> np.ndarray:
     return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 
 
-def split(x, weights, heads: int, layout: str = "3hd", order: str = "qkv") -> list[np.ndarray]:
-    """q, k, v of B,H,W,C, each B,heads,T,d. `layout` is the order in which the 3C channels are cut: 3hd is stock."""
+def split_heads(x, weights, heads: int, layout: str = "3hd", order: str = "qkv") -> list[np.ndarray]:
+    """q, k, v of x (B,H,W,C), each B,heads,T,d. `layout`: how the 3C channels split into 3, heads, d (usual: 3hd)."""
     B, H, W, C = x.shape
     sizes = {"3": 3, "h": heads, "d": C // heads}
-    cut = linear(x, weights, "qkv").reshape(B, H * W, *[sizes[axis] for axis in layout])
-    cut = cut.transpose(2 + layout.index("3"), 0, 2 + layout.index("h"), 1, 2 + layout.index("d"))
-    return [cut[order.index(name)] for name in "qkv"]
+    qkv = linear(x, weights, "qkv").reshape(B, H * W, *[sizes[axis] for axis in layout])
+    qkv = qkv.transpose(2 + layout.index("3"), 0, 2 + layout.index("h"), 1, 2 + layout.index("d"))
+    return [qkv[order.index(name)] for name in "qkv"]
 
 
-def scrambled(x, weights, heads: int) -> np.ndarray:
-    """What reshape gives where the tokens were to be moved behind the heads first: a mistake."""
+def reshaped_without_permute(x, weights, heads: int) -> np.ndarray:
+    """A known mistake: q, k, v by a direct reshape to 3,B,heads,T,d, which mixes tokens and channels."""
     B, H, W, C = x.shape
     return linear(x, weights, "qkv").reshape(3, B, heads, H * W, C // heads)
 
 
 def attention(x, weights, heads: int, layout="3hd", order="qkv", merge="hd", scale=None, axis=-1, proj=True):
-    """Multi-head self-attention over B,H,W,C (sheet equations 2 and 3), and its wrong versions by keyword."""
+    """Multi-head self-attention over B,H,W,C (sheet, equations 2 and 3).
+
+    `layout` and `order` are those of split_heads, `merge` the channel order of the merged heads. Known mistakes:
+    layout "scrambled", merge "none", another `scale` or softmax `axis`, proj=False.
+    """
     B, H, W, C = x.shape
-    q, k, v = scrambled(x, weights, heads) if layout == "scrambled" else split(x, weights, heads, layout, order)
+    scrambled = layout == "scrambled"
+    q, k, v = (reshaped_without_permute(x, weights, heads) if scrambled else
+               split_heads(x, weights, heads, layout, order))
     scores = q @ k.swapaxes(-1, -2) * ((C // heads) ** -0.5 if scale is None else scale)
     mixed = softmax(scores, axis) @ v  # (B, nh, T, d)
     order_of_axes = {"hd": (0, 2, 1, 3), "dh": (0, 2, 3, 1), "none": (0, 1, 2, 3)}[merge]
@@ -76,8 +83,8 @@ def attention(x, weights, heads: int, layout="3hd", order="qkv", merge="hd", sca
     return linear(mixed, weights, "proj") if proj else mixed
 
 
-def windowed(x, weights, heads: int, size: int) -> np.ndarray:
-    """Attention inside size x size windows, zero-padded at the right and the bottom; size 0: everywhere."""
+def windowed_attention(x, weights, heads: int, size: int) -> np.ndarray:
+    """Attention in size x size windows, zero-padded at the right and the bottom; size 0: global attention."""
     if size == 0:
         return attention(x, weights, heads)
     H, W = x.shape[1:3]
@@ -99,36 +106,34 @@ def mlp(x, weights) -> np.ndarray:
     return linear(hidden * 0.5 * (1 + erf(hidden / math.sqrt(2))), weights, "fc2")
 
 
-def branches(x, weights, heads: int, size: int, factors=(1.0, 1.0)) -> np.ndarray:
-    """The pre-norm block: x + f0 * attention(norm1(x)), y + f1 * mlp(norm2(y)); f is 0 or 1/keep under drop path."""
-    y = x + factors[0] * windowed(layer_norm(x, weights, "norm1"), weights, heads, size)
+def transformer_block(x, weights, heads: int, size: int, factors=(1.0, 1.0)) -> np.ndarray:
+    """Pre-norm block: y = x + f0 * attention(norm1(x)), y + f1 * mlp(norm2(y)). Drop path makes f 0 or 1/keep."""
+    y = x + factors[0] * windowed_attention(layer_norm(x, weights, "norm1"), weights, heads, size)
     return y + factors[1] * mlp(layer_norm(y, weights, "norm2"), weights)
 
 
 # ----------------------------------------------------------------------------------------------- attacks
 
 
-class Bowl:
-    """The same network as the worker's Bowl, with its gradient."""
+class QuadraticNet:
+    """The QuadraticNet of worker/tasks.py in NumPy, with its gradient."""
 
     def __init__(self, arrays: dict[str, np.ndarray]):
-        self.p = {name: array.astype(np.float64) for name, array in arrays.items()}
+        self.params = {name: array.astype(np.float64) for name, array in arrays.items()}
 
-    def z(self, x) -> np.ndarray:
-        mean, std = self.p["mean"][:, None, None], np.sqrt(self.p["var"][:, None, None] + 1e-5)
+    def standardize(self, x) -> np.ndarray:
+        """BatchNorm in evaluation mode, flattened: N,C,H,W -> N,C*H*W."""
+        mean, std = self.params["mean"][:, None, None], np.sqrt(self.params["var"][:, None, None] + 1e-5)
         return ((x - mean) / std).reshape(len(x), -1)
 
     def logits(self, x) -> np.ndarray:
-        z, p = self.z(x), self.p
+        z, p = self.standardize(x), self.params
         return z @ p["w"].T - p["c"] * np.square(z[:, None] - p["t"]).sum(2) + p["b"]
 
     def gradient(self, x, labels) -> np.ndarray:
-        """Of each image's cross-entropy with its label, by the image."""
-        z, p = self.z(x), self.p
-        off = softmax(self.logits(x)) - np.eye(len(p["b"]))[labels]  # (N, classes)
+        """Gradient of each image's cross-entropy with respect to the image, N,C,H,W."""
+        z, p = self.standardize(x), self.params
+        dlogits = softmax(self.logits(x)) - np.eye(len(p["b"]))[labels]  # (N, classes)
         slopes = p["w"] - 2 * p["c"][:, None] * (z[:, None] - p["t"])  # (N, classes, pixels)
         std = np.sqrt(p["var"] + 1e-5)[:, None, None]
-        return np.einsum("nk,nkp->np", off, slopes).reshape(x.shape) / std
-
-    def loss(self, x, labels) -> np.ndarray:
-        return -np.log(softmax(self.logits(x))[np.arange(len(x)), labels])
+        return np.einsum("nk,nkp->np", dlogits, slopes).reshape(x.shape) / std

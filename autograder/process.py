@@ -1,4 +1,4 @@
-"""One worker process and the conversation with it: questions with a deadline, restarts, what it left behind."""
+"""One worker process: requests with a timeout, resource limits, exit status, cleanup."""
 
 import contextlib
 import os
@@ -18,37 +18,42 @@ import numpy as np
 from autograder import wire
 
 WORKER = Path(__file__).resolve().parent / "worker" / "__main__.py"
-# One thread, for the sandbox; the same order of sets for all.
+# One thread, because Landlock must be set before a second one starts; a fixed hash seed for reproducible set order.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONHASHSEED": "0",
                "PATH": os.defpath, "LANG": "C.UTF-8"}
-LIMITS = {"CPU": 120, "DATA": 2 << 30, "FSIZE": 64 << 20, "CORE": 0, "NOFILE": 256}  # s, bytes, bytes, bytes, files
-START, ANSWER = 60.0, 20.0  # seconds: to start and import torch; for one answer
-SCRATCH = 256 << 20  # bytes of files that a worker may write
+# RLIMIT_*: seconds, bytes, bytes, bytes, files
+RESOURCE_LIMITS = {"CPU": 120, "DATA": 2 << 30, "FSIZE": 64 << 20, "CORE": 0, "NOFILE": 256}
+START_TIMEOUT, REPLY_TIMEOUT = 60.0, 20.0  # seconds: start and import torch; one reply
+MAX_SCRATCH = 256 << 20  # bytes, all files in the scratch folder together
 
 
-class Died(Exception):
-    """The worker gave no answer; the message is the rest of a sentence that begins with what was asked."""
+class WorkerDied(Exception):
+    """The worker gave no valid reply. The message completes "your code ..."."""
 
 
 class StudentError(Exception):
-    """Student code raised. `kind` is the exception's name, `where` the lines it passed through in their files."""
+    """Student code raised. `kind`: exception class; `where`: (file, line, source) frames in the student's files."""
 
     def __init__(self, kind: str, text: str, where: list):
         super().__init__(f"{kind}: {text}")
         self.kind, self.text, self.where = kind, text, where
 
 
-def student_error(error: dict) -> StudentError:
-    """What a worker says was raised. It may say anything."""
+def parse_student_error(error: dict) -> StudentError:
+    """The exception that an (untrusted) error reply describes. Raises WorkerDied if it is malformed."""
     try:
         where = [(str(name), int(line), str(text)) for name, line, text in error["where"][:3]]
         return StudentError(str(error["type"])[:100], str(error["text"])[:1000], where)
     except (KeyError, TypeError, ValueError) as wrong:
-        raise Died(f"was answered by something that is no answer ({wrong})") from None
+        raise WorkerDied(f"sent a malformed reply ({wrong})") from None
 
 
 class Worker:
-    """A process that has imported one submission's student_code.py. Use it as a context manager."""
+    """A sandboxed process that runs one submission's code; a context manager.
+
+    `code` and `helpers` are the folders of the student's and the starter's modules, `part` the part that is graded.
+    Raises WorkerDied if the process does not start.
+    """
 
     def __init__(self, code: Path, helpers: Path, part: str):
         self.count = 0
@@ -57,8 +62,8 @@ class Worker:
         self.process = subprocess.Popen(
             [sys.executable, "-s", "-B", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
             stderr=subprocess.DEVNULL, cwd=self.scratch, env=environment, start_new_session=True)
-        self.arrived: queue.Queue[bytes] = queue.Queue(64)  # a thread reads: Windows cannot wait for a pipe otherwise
-        self.rest = bytearray()
+        self.chunks: queue.Queue[bytes] = queue.Queue(64)  # filled by a thread: Windows has no select() on pipes
+        self.buffer = bytearray()
         threading.Thread(target=self._read_replies, daemon=True).start()
         try:
             self.level = self._start(code, helpers, part)
@@ -67,102 +72,105 @@ class Worker:
             raise
 
     def _start(self, code: Path, helpers: Path, part: str) -> dict:
-        """Send the settings; what confines the worker comes back."""
-        return self._talk({"student": str(code), "helpers": str(helpers), "scratch": self.scratch,
-                           "readable": [str(code), str(helpers), *READABLE], "limits": LIMITS,
-                           "part": part}, {}, START)[0].get("level", {})
+        """Send the settings. Returns the isolation level: name -> True, or why it is not in force."""
+        return self._exchange({"student": str(code), "helpers": str(helpers), "scratch": self.scratch,
+                               "readable": [str(code), str(helpers), *READABLE_PATHS], "limits": RESOURCE_LIMITS,
+                               "part": part}, {}, START_TIMEOUT)[0].get("level", {})
 
     def ask(self, task: str, arrays: dict[str, np.ndarray] | None = None, **settings) -> tuple[dict, dict]:
-        """Facts and arrays for one task (worker/tasks.py). Raises StudentError, or Died."""
+        """Run a task of worker/tasks.py. Returns facts (JSON) and arrays. Raises StudentError, WorkerDied."""
         self.count += 1
-        head, results = self._talk({"id": self.count, "task": task, "settings": settings}, arrays or {}, ANSWER)
+        request = {"id": self.count, "task": task, "settings": settings}
+        head, results = self._exchange(request, arrays or {}, REPLY_TIMEOUT)
         if head.get("id") != self.count:
-            raise Died("was answered out of turn: something wrote into the grader's pipe")
+            raise WorkerDied("sent a reply with the wrong id: something wrote into the grader's pipe")
         if "error" in head:
-            raise student_error(head["error"])
+            raise parse_student_error(head["error"])
         if not isinstance(head.get("facts"), dict):
-            raise Died("was answered by something that is no answer")
+            raise WorkerDied("sent a malformed reply")
         return head["facts"], results
 
-    def _talk(self, head: dict, arrays: dict, seconds: float) -> tuple[dict, dict]:
+    def _exchange(self, head: dict, arrays: dict, timeout: float) -> tuple[dict, dict]:
+        """Send a frame and wait for the reply. Raises WorkerDied."""
         try:
             threading.Thread(target=self._write, args=(wire.pack(head, arrays),), daemon=True).start()
-            return wire.unpack(self._reader(time.monotonic() + seconds))
+            return wire.unpack(self._reader(time.monotonic() + timeout))
         except TimeoutError:
             self.close()
-            raise Died(f"took longer than {seconds:.0f} s and was stopped") from None
+            raise WorkerDied(f"took longer than {timeout:.0f} s and was stopped") from None
         except EOFError:
-            raise Died(self._obituary()) from None
+            raise WorkerDied(self._exit_reason()) from None
         except (wire.BadFrame, KeyError, TypeError) as error:
             self.close()
-            raise Died(f"was answered by something that is no answer ({error})") from None
+            raise WorkerDied(f"sent a malformed reply ({error})") from None
 
     def _write(self, frame: bytes) -> None:
-        with contextlib.suppress(OSError, ValueError):  # it is gone: the reader notices, and says how it ended
+        with contextlib.suppress(OSError, ValueError):  # it has exited: the reader reports how
             self.process.stdin.write(frame)
 
     def _read_replies(self) -> None:
-        """Into `arrived`, which has an end, so that a worker that writes for ever waits; at the end, nothing."""
+        """Copy stdout into the bounded queue `chunks`, so that endless output blocks the worker; b"" marks EOF."""
         with contextlib.suppress(OSError, ValueError):
-            while piece := self.process.stdout.read(1 << 20):
-                self.arrived.put(piece)
-        self.arrived.put(b"")
+            while chunk := self.process.stdout.read(1 << 20):
+                self.chunks.put(chunk)
+        self.chunks.put(b"")
 
     def _reader(self, deadline: float):
         def read(size: int) -> bytes:
-            while len(self.rest) < size:
+            while len(self.buffer) < size:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
                 try:
-                    piece = self.arrived.get(timeout=min(left, 1.0))
+                    chunk = self.chunks.get(timeout=min(left, 1.0))
                 except queue.Empty:
-                    self._measure_scratch()
+                    self._check_scratch_size()
                     continue
-                if not piece:
+                if not chunk:
                     raise EOFError
-                self.rest += piece
-            data, self.rest = bytes(self.rest[:size]), self.rest[size:]
+                self.buffer += chunk
+            data, self.buffer = bytes(self.buffer[:size]), self.buffer[size:]
             return data
 
         return read
 
-    def _measure_scratch(self) -> None:
-        """A limit for each file is none for all of them."""
+    def _check_scratch_size(self) -> None:
+        """Stop the worker if its files exceed MAX_SCRATCH together: RLIMIT_FSIZE limits each file alone."""
         total = 0
         for parent, _, files in os.walk(self.scratch):
             for name in files:
-                with contextlib.suppress(OSError):  # gone meanwhile
+                with contextlib.suppress(OSError):  # deleted meanwhile
                     total += (Path(parent) / name).stat().st_size
-        if total > SCRATCH:
+        if total > MAX_SCRATCH:
             self.close()
-            raise Died(f"wrote more than {SCRATCH >> 20} MB of files and was stopped")
+            raise WorkerDied(f"wrote more than {MAX_SCRATCH >> 20} MB of files and was stopped")
 
-    def _obituary(self) -> str:
+    def _exit_reason(self) -> str:
+        """How the process ended, from its exit status, to complete "your code ..."."""
         try:
             code = self.process.wait(1)
         except subprocess.TimeoutExpired:
-            return "closed the grader's pipe and went on"
+            return "closed the grader's pipe and kept running"
         if code >= 0:
-            return f"ended the process (exit code {code}) without an answer"
+            return f"ended the process (exit status {code}) without a reply"
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
         why = {"SIGKILL": ", perhaps for lack of memory", "SIGXCPU": ": too much processor time",
                "SIGXFSZ": ": too large a file"}.get(name, "")
-        return f"ended the process ({name}{why}) without an answer"
+        return f"ended the process ({name}{why}) without a reply"
 
     def close(self) -> None:
-        """End the process and everything that it started in its session, and remove its scratch folder."""
+        """Kill the process group and remove the scratch folder."""
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
-        with contextlib.suppress(queue.Empty):  # the thread that reads may wait for room
+        with contextlib.suppress(queue.Empty):  # unblock the reader thread
             while True:
-                self.arrived.get_nowait()
+                self.chunks.get_nowait()
         try:
             shutil.rmtree(self.scratch, ignore_errors=True)
-        except RecursionError:  # a thousand folders, one in the other
+        except RecursionError:  # folders nested a thousand deep
             subprocess.run(["rm", "-rf", self.scratch])
 
     def __enter__(self):
@@ -174,12 +182,12 @@ class Worker:
             stream.close()
 
 
-def _readable() -> list[str]:
-    """What Python and torch read: themselves, the system's libraries, what the machine is."""
+def _readable_paths() -> list[str]:
+    """Paths that Python and torch need: their installation, shared libraries, hardware information."""
     python = {sys.prefix, sys.base_prefix, *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))}
     system = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache", "/etc/localtime",
               "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu", "/dev/null", "/dev/urandom")
     return sorted(python) + list(system)
 
 
-READABLE = _readable()
+READABLE_PATHS = _readable_paths()

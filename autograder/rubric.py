@@ -1,9 +1,9 @@
 """The points. Sheet 003: 12 and 2 bonus points, of which attention, block and SimpleViT share 3.2's four.
 
-To change what a part is worth, change its number here; the checks of a part share it by their weights.
+A part's points are set here; its checks share them in proportion to their weights.
 """
 
-PARTS = {  # name: (points, what it is), in the order of the sheet
+PARTS = {  # name: (points, title), in the order of the sheet
     "convolution": (2.0, "3.1.1 convolution from unfold and fold"),
     "attention": (2.0, "3.2.1 multi-head self-attention"),
     "block": (1.0, "3.2.1 transformer block and windows"),
@@ -18,7 +18,7 @@ MANUAL = {  # graded by hand, from the writeup
     "own-network": (1.0, "3.1.2 your own network: design, training, results"),
     "resnet18": (1.0, "3.1.2 fine-tuned ResNet18: comparison"),
 }
-HAND_IN_PENALTY = 0.05  # of the regular points, for each rule of section 5 that is not kept
+RULE_PENALTY = 0.05  # of the regular points, for each rule of section 5 that is broken
 
 REGULAR = sum(points for name, (points, _) in {**PARTS, **MANUAL}.items() if name not in BONUS)
 GIVEN_UNTIL_2023 = {"attention", "block"}  # helper code in custom_blocks.py in 2022 and 2023

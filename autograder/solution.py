@@ -1,6 +1,6 @@
-"""The reference solution in code/: what of it is the student's to write, and the files that the starter gives.
+"""Derive the starter's files from the reference solution in code/.
 
-Between `# BEGIN SOLUTION` and `# END SOLUTION` everything is left out; a line `# STARTER: text` becomes `text`.
+Lines from `# BEGIN SOLUTION` to `# END SOLUTION` are removed; a line `# STARTER: text` becomes `text`.
 """
 
 import re
@@ -8,57 +8,57 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = ROOT / "code"
-BEGIN, END, INSTEAD = "# BEGIN SOLUTION", "# END SOLUTION", "# STARTER: "
-# Of code/, the starter has the files at its top and these folders. extras/ and labs/ would show solutions.
-GIVEN_FOLDERS = ("libs", "demo")
+BEGIN, END, STARTER_LINE = "# BEGIN SOLUTION", "# END SOLUTION", "# STARTER: "
+# The starter has the top-level files of code/ and these folders. extras/ and labs/ would reveal solutions.
+STARTER_FOLDERS = ("libs", "demo")
 
 
 class MarkerError(Exception):
-    """Markers do not match; the message says where."""
+    """Unmatched or nested markers; the message says where."""
 
 
-def strip(text: str, name: str) -> str:
-    """The starter's version of a file. Raises MarkerError."""
+def strip_solution(text: str, name: str) -> str:
+    """The starter's version of the file `name` with this text. Raises MarkerError."""
     lines, began = [], 0
     for number, line in enumerate(text.splitlines(), 1):
         word = line.strip()
         if word == BEGIN:
             if began:
-                raise MarkerError(f"{name}:{number}: BEGIN SOLUTION inside the solution that begins in line {began}")
+                raise MarkerError(f"{name}:{number}: BEGIN SOLUTION inside the solution that begins on line {began}")
             began = number
         elif word == END:
             if not began:
-                raise MarkerError(f"{name}:{number}: END SOLUTION without a beginning")
+                raise MarkerError(f"{name}:{number}: END SOLUTION without BEGIN SOLUTION")
             began = 0
         elif BEGIN in line or END in line:
-            raise MarkerError(f"{name}:{number}: a marker has to stand alone in its line")
-        elif word.startswith(INSTEAD.strip()):
+            raise MarkerError(f"{name}:{number}: a marker must be alone on its line")
+        elif word.startswith(STARTER_LINE.strip()):
             if began:
                 raise MarkerError(f"{name}:{number}: STARTER inside a solution")
-            lines.append(line.replace(INSTEAD, ""))
+            lines.append(line.replace(STARTER_LINE, ""))
         elif not began:
             lines.append(line)
     if began:
-        raise MarkerError(f"{name}:{began}: BEGIN SOLUTION without an end")
+        raise MarkerError(f"{name}:{began}: BEGIN SOLUTION without END SOLUTION")
     text = re.sub(r"\n{4,}", "\n\n\n", "\n".join(lines) + "\n")
-    return re.sub(r"\n{3,}(?=[ \t])", "\n\n", text)  # one blank line inside a class, where a solution was
+    return re.sub(r"\n{3,}(?=[ \t])", "\n\n", text)  # one blank line inside a class where a solution was removed
 
 
-def given_files() -> list[Path]:
-    """The Python files of code/ that the starter gives, student_code.py not among them."""
+def starter_files() -> list[Path]:
+    """The Python files of code/ in the starter, except student_code.py."""
     files = [path for path in CODE.glob("*.py") if path.name != "student_code.py"]
-    return sorted([*files, *(path for folder in GIVEN_FOLDERS for path in (CODE / folder).rglob("*.py"))])
+    return sorted([*files, *(path for folder in STARTER_FOLDERS for path in (CODE / folder).rglob("*.py"))])
 
 
-def given_text(path: Path, blocks: bool = False) -> str:
-    """A given file as the starter has it; `blocks`: with the parts of custom_blocks.py that were given until 2023."""
+def starter_text(path: Path, with_blocks: bool = False) -> str:
+    """The starter's version of a file. `with_blocks` keeps Attention and TransformerBlock in custom_blocks.py."""
     text = path.read_text(encoding="utf-8")
-    return text if blocks and path.name == "custom_blocks.py" else strip(text, path.name)
+    return text if with_blocks and path.name == "custom_blocks.py" else strip_solution(text, path.name)
 
 
-def write_given(into: Path, blocks: bool = False) -> dict[str, str]:
-    """Write the given files below `into`. Returns {name below code/: text}."""
-    texts = {path.relative_to(CODE).as_posix(): given_text(path, blocks) for path in given_files()}
+def write_starter_files(into: Path, with_blocks: bool = False) -> dict[str, str]:
+    """Write the starter's files below `into`. Returns {path below code/: text}."""
+    texts = {path.relative_to(CODE).as_posix(): starter_text(path, with_blocks) for path in starter_files()}
     for name, text in texts.items():
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         (into / name).write_text(text, encoding="utf-8")
@@ -66,7 +66,7 @@ def write_given(into: Path, blocks: bool = False) -> dict[str, str]:
 
 
 def solution_lines() -> dict[str, str]:
-    """{line: file} of the lines that stand between markers only; short ones and imports reveal nothing."""
+    """{line: file} of the lines that occur only between markers; short lines and imports reveal nothing."""
     inside, outside = {}, set()
     for path in CODE.glob("*.py"):
         within = False

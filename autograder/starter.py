@@ -1,4 +1,4 @@
-"""The starter that students get, made from the reference solution and checked."""
+"""Build the starter for students from the reference solution, and check it."""
 
 import ast
 import os
@@ -10,21 +10,34 @@ import zipfile
 from pathlib import Path
 
 from autograder.grade import grade
-from autograder.solution import BEGIN, CODE, END, INSTEAD, ROOT, MarkerError, solution_lines, strip, write_given
+from autograder.solution import (
+    BEGIN,
+    CODE,
+    END,
+    ROOT,
+    STARTER_LINE,
+    MarkerError,
+    solution_lines,
+    strip_solution,
+    write_starter_files,
+)
 
-AS_THEY_ARE = ("download_dataset.sh", "zip_submission.py", "LICENSE", ".gitignore", "data/README.md")
-FOLDERS = {"writeup": "Your report goes here, as PDF.\n",
-           "results": "What is not in the report goes here: pictures, curves, `results.json` of your runs.\n"}
+COPIED_FILES = ("download_dataset.sh", "zip_submission.py", "LICENSE", ".gitignore", "data/README.md")
+FOLDERS = {"writeup": "Put your report here, as PDF.\n",
+           "results": "Put figures, curves and the `results.json` of your runs here.\n"}
 
 
 class StarterError(Exception):
-    """The starter cannot be made, or must not be handed out; the message says where."""
+    """The starter cannot be built or failed a check; the message says why and where."""
 
 
-def make(out: Path, thorough: bool = True, tell=print) -> None:
-    """Write the tree `out` and the zip beside it, after checking that it is fit to be handed out."""
+def make(out: Path, thorough: bool = True, log=print) -> None:
+    """Write the folder `out` and `out`.zip after running the checks; `thorough`: also those that run the starter.
+
+    Raises StarterError.
+    """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
-        raise StarterError(f"{out} is there already: remove it, or give another name")
+        raise StarterError(f"{out} exists: remove it or choose another name")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".starter-") as folder:
         tree = Path(folder) / "tree"
@@ -32,7 +45,7 @@ def make(out: Path, thorough: bool = True, tell=print) -> None:
         for name, check in CHECKS.items():
             if thorough or name in QUICK:
                 check(tree)
-                tell(f"ok  {name}")
+                log(f"ok  {name}")
         packed = Path(folder) / "starter.zip"
         pack(tree, packed)
         if out.exists():
@@ -42,13 +55,14 @@ def make(out: Path, thorough: bool = True, tell=print) -> None:
 
 
 def write(tree: Path) -> None:
+    """Write the starter's files below `tree`. Raises StarterError."""
     try:
-        write_given(tree / "code")
-        student = strip((CODE / "student_code.py").read_text(encoding="utf-8"), "student_code.py")
+        write_starter_files(tree / "code")
+        student = strip_solution((CODE / "student_code.py").read_text(encoding="utf-8"), "student_code.py")
     except MarkerError as error:
         raise StarterError(str(error)) from None
     (tree / "code/student_code.py").write_text(student, encoding="utf-8")
-    for name in AS_THEY_ARE:
+    for name in COPIED_FILES:
         (tree / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
     for name, text in FOLDERS.items():
@@ -66,7 +80,7 @@ def pack(tree: Path, target: Path) -> None:
                 archive.write(path, path.relative_to(tree))
 
 
-# ---------------------------------------------------------------------------------- what it has to hold to
+# ------------------------------------------------------------------------ checks; each raises StarterError
 
 
 def parses(tree: Path) -> None:
@@ -78,7 +92,7 @@ def parses(tree: Path) -> None:
 
 
 def signatures(path: Path) -> dict[str, str]:
-    """Qualified name -> arguments, of every function of a file."""
+    """{qualified name: arguments} of every function and class of a file."""
     found: dict[str, str] = {}
 
     def visit(node: ast.AST, prefix: str) -> None:
@@ -96,25 +110,26 @@ def keeps_signatures(tree: Path) -> None:
     ours, theirs = signatures(CODE / "student_code.py"), signatures(tree / "code/student_code.py")
     for name, arguments in theirs.items():
         if ours.get(name) != arguments:
-            raise StarterError(f"student_code.py: {name}({arguments}) of the starter is {name}({ours.get(name)}) in "
-                               "the solution")
-    for name in CONTRACT - set(theirs):
-        raise StarterError(f"student_code.py of the starter has no {name}, which students have to fill in")
+            raise StarterError(f"student_code.py: {name}({arguments}) in the starter, {name}({ours.get(name)}) in the "
+                               "solution")
+    for name in REQUIRED_NAMES - set(theirs):
+        raise StarterError(f"student_code.py of the starter lacks {name}, which students have to write")
 
 
-CONTRACT = {"CustomConv2DFunction.forward", "CustomConv2DFunction.backward", "CustomConv2d", "SimpleNet", "CustomNet",
-            "Attention.forward", "TransformerBlock.forward", "SimpleViT.__init__", "SimpleViT.forward",
-            "PGDAttack.perturb", "AdvSimpleNet", "get_train_transforms", "get_val_transforms"}
+REQUIRED_NAMES = {"CustomConv2DFunction.forward", "CustomConv2DFunction.backward", "CustomConv2d", "SimpleNet",
+                  "CustomNet", "Attention.forward", "TransformerBlock.forward", "SimpleViT.__init__",
+                  "SimpleViT.forward", "PGDAttack.perturb", "AdvSimpleNet", "get_train_transforms",
+                  "get_val_transforms"}
 
 
-def leaks_nothing(tree: Path) -> None:
-    secret = solution_lines()
+def no_solution_lines_left(tree: Path) -> None:
+    solution = solution_lines()
     for path in tree.rglob("*.py"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            if line.strip() in secret:
-                raise StarterError(f"{path.name}:{number} of the starter is a line of the solution in "
-                                   f"{secret[line.strip()]}: {line.strip()}")
-            if BEGIN in line or END in line or INSTEAD in line:
+            if line.strip() in solution:
+                raise StarterError(f"{path.name}:{number} of the starter is a solution line of "
+                                   f"{solution[line.strip()]}: {line.strip()}")
+            if BEGIN in line or END in line or STARTER_LINE in line:
                 raise StarterError(f"{path.name}:{number} of the starter still has a marker")
 
 
@@ -126,40 +141,40 @@ def python(tree: Path, *command: str) -> subprocess.CompletedProcess:
 def imports(tree: Path) -> None:
     names = [".".join(path.relative_to(tree / "code").with_suffix("").parts) for path in (tree / "code").rglob("*.py")
              if path.stem not in ("test_conv", "__init__", "__main__")]
-    done = python(tree, "-c", f"import {', '.join(names)}")
-    if done.returncode:
-        raise StarterError(f"the starter's files cannot be imported: {done.stderr.strip().splitlines()[-1]}")
+    result = python(tree, "-c", f"import {', '.join(names)}")
+    if result.returncode:
+        raise StarterError(f"the starter's files cannot be imported: {result.stderr.strip().splitlines()[-1]}")
 
 
 def helps(tree: Path) -> None:
-    done = python(tree, "main.py", "--help")
-    if done.returncode or "--use-custom-conv" not in done.stdout:
-        raise StarterError(f"python main.py --help of the starter ends with {done.returncode}: {done.stderr[-300:]}")
+    result = python(tree, "main.py", "--help")
+    if result.returncode or "--use-custom-conv" not in result.stdout:
+        raise StarterError(f"main.py --help ends with exit status {result.returncode}: {result.stderr[-300:]}")
 
 
-def runs_to_the_first_hole(tree: Path) -> None:
-    """SimpleNet is given, so the demo trains and evaluates; then it comes to something that is not written."""
+def demo_stops_at_unimplemented(tree: Path) -> None:
+    """SimpleNet is given, so the demo trains and evaluates it, then stops at the first unimplemented function."""
     with tempfile.TemporaryDirectory() as folder:
-        done = python(tree, "-m", "demo", "--data", f"{folder}/data", "--out", f"{folder}/out", "--logs",
-                      f"{folder}/logs", "--train", "60", "--val", "20", "--epochs", "1")
-    printed = done.stdout + done.stderr
-    if done.returncode == 0 or "is not written yet" not in printed or "epoch 1/1 val" not in printed:
-        raise StarterError(f"the starter's demo should train, and then stop at a hole; it printed {printed[-500:]}")
+        result = python(tree, "-m", "demo", "--data", f"{folder}/data", "--out", f"{folder}/out", "--logs",
+                        f"{folder}/logs", "--train", "60", "--val", "20", "--epochs", "1")
+    printed = result.stdout + result.stderr
+    if result.returncode == 0 or "is not written yet" not in printed or "epoch 1/1 val" not in printed:
+        raise StarterError(f"the demo should train, then stop at unimplemented code; it printed {printed[-500:]}")
 
 
-def grades_to_the_floor(tree: Path) -> None:
+def scores_zero(tree: Path) -> None:
     mark = grade(tree, seed=0)
     passed = [f"{part.name}: {verdict.title}" for part in mark.parts for verdict in part.verdicts if verdict.points]
     if passed:
-        raise StarterError(f"the starter gets points without being touched: {'; '.join(passed)}")
-    silent = [verdict.feedback for part in mark.parts if not part.manual for verdict in part.verdicts
-              if "not written yet" not in verdict.feedback]
-    if silent:
-        raise StarterError(f"a hole of the starter does not say that it is one: {silent[0]}")
+        raise StarterError(f"the unmodified starter gets points: {'; '.join(passed)}")
+    unclear = [verdict.feedback for part in mark.parts if not part.manual for verdict in part.verdicts
+               if "not written yet" not in verdict.feedback]
+    if unclear:
+        raise StarterError(f"the feedback does not say that a function is unimplemented: {unclear[0]}")
 
 
-CHECKS = {"every file parses": parses, "signatures are the solution's": keeps_signatures,
-          "no line of the solution is left": leaks_nothing, "every file can be imported": imports,
-          "main.py --help": helps, "the demo runs up to the first hole": runs_to_the_first_hole,
-          "it grades to 0 points, and says what is missing": grades_to_the_floor}
+CHECKS = {"every file parses": parses, "signatures match the solution": keeps_signatures,
+          "no solution line is left": no_solution_lines_left, "every file can be imported": imports,
+          "main.py --help": helps, "the demo runs up to the first unimplemented function": demo_stops_at_unimplemented,
+          "it scores 0, and the feedback names what is unimplemented": scores_zero}
 QUICK = list(CHECKS)[:3]

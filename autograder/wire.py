@@ -4,7 +4,7 @@
     header    {"head": any JSON, "arrays": [[name, dtype, shape], ...]}
     arrays    their bytes, C order, one after the other
 
-The grader treats what comes back as hostile: each number is checked before it is used.
+The grader does not trust the replies: every number is checked before it is used.
 """
 
 import json
@@ -18,7 +18,7 @@ MAX_HEADER, MAX_ARRAYS = 1 << 20, 64 << 20  # bytes
 
 
 class BadFrame(ValueError):
-    """What came over the wire is no frame."""
+    """The received bytes are not a valid frame."""
 
 
 def pack(head: dict, arrays: dict[str, np.ndarray]) -> bytes:
@@ -32,7 +32,7 @@ def pack(head: dict, arrays: dict[str, np.ndarray]) -> bytes:
 
 
 def unpack(read: Callable[[int], bytes]) -> tuple[dict, dict[str, np.ndarray]]:
-    """Read one frame; `read(n)` gives exactly n bytes or raises. Raises BadFrame for anything that is none."""
+    """Read one frame; `read(n)` returns exactly n bytes or raises. Raises BadFrame if it is malformed."""
     size = int.from_bytes(read(8), "little")
     if size > MAX_HEADER:
         raise BadFrame(f"a header of {size} bytes")
@@ -40,9 +40,9 @@ def unpack(read: Callable[[int], bytes]) -> tuple[dict, dict[str, np.ndarray]]:
         header = json.loads(read(size), parse_constant=_refuse)
         head, table = header["head"], [(str(name), dtype, tuple(shape)) for name, dtype, shape in header["arrays"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise BadFrame(f"a header that is not ours: {error}") from None
+        raise BadFrame(f"malformed header: {error}") from None
     if not isinstance(head, dict):
-        raise BadFrame("a header that is no table")
+        raise BadFrame("head is not an object")
     _check(table)
     return head, {name: np.frombuffer(read(_bytes(dtype, shape)), dtype).reshape(shape) for name, dtype, shape in table}
 

@@ -1,9 +1,10 @@
-"""What the tests of the grader share: a hand-in made from a source, and what Gradescope documents."""
+"""Helpers for the grader's tests: build a submission, validate Gradescope's results.json."""
 
 import zipfile
 
 
-def hand_in(folder, source: str, name="h.zip"):
+def make_submission(folder, source: str, name="h.zip"):
+    """A complete zip with `source` as student_code.py."""
     path = folder / name
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("code/student_code.py", source)
@@ -13,7 +14,7 @@ def hand_in(folder, source: str, name="h.zip"):
 
 
 def check_gradescope(results: dict, points: float) -> None:
-    """results.json against what Gradescope documents."""
+    """Check results.json against Gradescope's specification, and its score."""
     kinds = {"score": (int, float), "execution_time": (int, float), "output": str, "output_format": str,
              "test_output_format": str, "visibility": str, "stdout_visibility": str, "extra_data": dict, "tests": list,
              "leaderboard": list}

@@ -1,4 +1,4 @@
-"""Marks of whole hand-ins: points, sentences, formats, years."""
+"""Grading whole submissions: points, feedback, output formats, years."""
 
 import json
 import re
@@ -12,9 +12,9 @@ from autograder import __main__ as cli
 from autograder import report, rubric
 from autograder.checks import CHECKS
 from autograder.grade import grade
-from autograder.variants import changed
+from autograder.variants import changed, textbook
 from conftest import CODE, ROOT
-from hand_ins import check_gradescope, hand_in
+from hand_ins import check_gradescope, make_submission
 from test_years import YEARS
 
 
@@ -23,7 +23,7 @@ def reference() -> str:
     return (CODE / "student_code.py").read_text()
 
 
-def test_the_rubric_is_the_sheets():
+def test_the_rubric_matches_the_sheet():
     assert rubric.REGULAR == 12
     assert sum(points for name, (points, _) in rubric.PARTS.items() if name in rubric.BONUS) == 2
     assert {check.part for check in CHECKS} == set(rubric.PARTS)
@@ -32,7 +32,7 @@ def test_the_rubric_is_the_sheets():
 
 @pytest.mark.slow
 def test_the_reference_gets_every_point_and_a_table(reference, tmp_path, capsys):
-    path, out = hand_in(tmp_path, reference), tmp_path / "results.json"
+    path, out = make_submission(tmp_path, reference), tmp_path / "results.json"
     assert cli.main(["grade", str(path), "--seed", "11", "--json", str(out)]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^total +10.00 +8  and 2 bonus; 4 more are graded by hand", printed, re.M), printed
@@ -41,16 +41,16 @@ def test_the_reference_gets_every_point_and_a_table(reference, tmp_path, capsys)
 
 
 @pytest.mark.slow
-def test_a_mark_can_be_reproduced_and_mistakes_cost_once(reference, tmp_path):
-    """A wrong attention: block and ViT keep their points, and the same seed says the same."""
-    path = hand_in(tmp_path, reference + changed("attention", (" * self.scale", "")))
+def test_a_seed_reproduces_the_result_and_mistakes_cost_once(reference, tmp_path):
+    """With a wrong attention, block and ViT keep their points; the same seed gives the same feedback."""
+    path = make_submission(tmp_path, reference + changed("attention", (" * self.scale", "")))
     first, second = (grade(path, 3, ["attention", "block", "vit"]) for _ in range(2))
     assert [part.points for part in first.parts][1:] == [1.0, 1.0]
     assert 0 < first.parts[0].points < 2
     assert [part.verdicts for part in first.parts] == [part.verdicts for part in second.parts]
 
 
-def test_hand_in_rules_cost_five_per_cent_each(reference, tmp_path, monkeypatch):
+def test_each_broken_rule_costs_five_per_cent(reference, tmp_path, monkeypatch):
     monkeypatch.setattr(rubric, "PARTS", {"attention": rubric.PARTS["attention"]})
     path = tmp_path / "h.zip"
     with zipfile.ZipFile(path, "w") as archive:
@@ -61,17 +61,27 @@ def test_hand_in_rules_cost_five_per_cent_each(reference, tmp_path, monkeypatch)
     assert mark.points == pytest.approx(2 - 3 * 0.6)
 
 
+def test_a_submission_is_graded_with_its_own_modules(tmp_path):
+    """The starter has no modules of these names, though the solution once had."""
+    path = make_submission(tmp_path, "import attacks\nimport figures\nfrom models import Attention\n")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("code/models.py", "import torch\nfrom torch import nn\n" + textbook.ATTENTION)
+        archive.writestr("code/attacks.py", "from figures import NAME\n")
+        archive.writestr("code/figures.py", "NAME = 'curves.png'\n")
+    mark = grade(path, 0, ["attention"])
+    assert (mark.points, mark.notes) == (2.0, [])
+
+
 @pytest.mark.parametrize(("source", "words"), [
     ("import time\ntime.sleep(1000)\n", "took longer than"),
     ("raise ValueError('boo')\n", r"importing student_code.py raises ValueError: boo \(student_code.py:1\)"),
-    ("import not_there\n", "No module named 'not_there'.*bring your own modules"),
+    ("import not_there\n", "No module named 'not_there'.*put your own modules"),
     ("def f(:\n", "not valid Python"),
-    ("from custom_blocks import Attention\n", "staff grade files of before with --year 2023"),
+    ("from custom_blocks import Attention\n", "staff grade older files with --year 2023"),
     ("import torch\n", "student_code.py has no Attention")])
-def test_files_that_cannot_be_graded_get_one_sentence(source, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("autograder.process.ANSWER", 3.0)
-    monkeypatch.setattr("autograder.process.Worker.__init__.__defaults__", (3.0,), raising=False)
-    mark = grade(hand_in(tmp_path, source), 0, ["attention"])
+def test_files_that_cannot_be_graded_get_one_reason(source, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("autograder.process.REPLY_TIMEOUT", 3.0)
+    mark = grade(make_submission(tmp_path, source), 0, ["attention"])
     assert mark.points == 0
     shown = report.show(mark)
     assert re.search(words, shown), shown
@@ -81,9 +91,9 @@ def test_files_that_cannot_be_graded_get_one_sentence(source, words, tmp_path, m
 @pytest.mark.slow
 @pytest.mark.parametrize("year", YEARS)
 def test_files_of_every_year(year, tmp_path):
-    """2022 and 2023 have attention and block from the helpers: nothing of theirs to grade. The rest is as any other."""
+    """In 2022 and 2023 attention and block were helper code, so they are not graded automatically."""
     source = textwrap.dedent(YEARS[year])
-    mark = grade(hand_in(tmp_path, source), 1, ["attention", "block", "pgd"], year=year)
+    mark = grade(make_submission(tmp_path, source), 1, ["attention", "block", "pgd"], year=year)
     by_name = {part.name: part for part in mark.parts}
     assert by_name["attention"].manual == by_name["block"].manual == (year <= 2023)
     if year >= 2024:
@@ -93,7 +103,7 @@ def test_files_of_every_year(year, tmp_path):
     assert any("gradients on the parameters" in verdict.feedback for verdict in by_name["pgd"].verdicts)
 
 
-def test_what_could_not_be_graded_ends_in_2(tmp_path, capsys):
+def test_a_submission_that_cannot_be_graded_gives_exit_status_2(tmp_path, capsys):
     (tmp_path / "h.zip").write_bytes(b"Rar!")
     out = tmp_path / "results.json"
     assert cli.main(["grade", str(tmp_path / "h.zip"), "--json", str(out)]) == 2
@@ -102,7 +112,7 @@ def test_what_could_not_be_graded_ends_in_2(tmp_path, capsys):
     assert cli.main(["grade", str(tmp_path / "nowhere")]) == 2
 
 
-def test_nothing_of_code_is_in_the_process_that_decides():
+def test_the_grading_process_imports_neither_code_nor_torch():
     script = "import sys, autograder.__main__, autograder.selftest; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(re.findall(r"'([^']+)'", done.stdout))

@@ -1,4 +1,4 @@
-"""What hand-ins look like in the wild, and the sentence that each gets. No worker is started here."""
+"""Reading odd, damaged and hostile submissions, and the note or error that each gets. No worker is started."""
 
 import os
 import stat
@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 from autograder import hand_in, syntax
-from autograder.intake import MAX_SOURCE, CannotGrade, take_in
-from autograder.solution import MarkerError, strip
+from autograder.intake import MAX_SOURCE, CannotGrade, read_submission
+from autograder.solution import MarkerError, strip_solution
 from conftest import CODE
 
 GIVEN = {"utils.py": "x = 0\n", "custom_blocks.py": "", "main.py": "", "libs/engine.py": ""}
@@ -23,55 +23,66 @@ def zipped(tmp_path, files: dict[str, str | bytes], name="h.zip"):
     return path
 
 
-def take(tmp_path, path):
+def read(tmp_path, path):
     into = tmp_path / "into"
     into.mkdir()
-    return take_in(path, into, GIVEN)
+    return read_submission(path, into, GIVEN)
 
 
 WHOLE = {"code/student_code.py": GOOD, "writeup/report.pdf": "%PDF", "results/a.png": "x"}
 
 
 def test_a_proper_zip(tmp_path):
-    submission = take(tmp_path, zipped(tmp_path, {**WHOLE, "code/mine.py": "x = 1", "code/utils.py": "x = 0\r\n",
+    submission = read(tmp_path, zipped(tmp_path, {**WHOLE, "code/mine.py": "x = 1", "code/utils.py": "x = 0\r\n",
                                                   "code/deep/er.py": "y = 1"}))
     assert (submission.fatal, submission.notes, hand_in.violations(submission)) == ("", [], [])
-    assert taken(tmp_path) == ["deep/er.py", "mine.py", "student_code.py"]
+    assert copied_files(tmp_path) == ["deep/er.py", "mine.py", "student_code.py"]
 
 
-def taken(tmp_path) -> list[str]:
+def copied_files(tmp_path) -> list[str]:
     into = tmp_path / "into"
     return sorted(path.relative_to(into).as_posix() for path in into.rglob("*.py"))
 
 
 def test_modules_of_a_students_own_are_never_dropped_silently(tmp_path):
-    """models.py, attacks.py, figures.py disappeared without a note, because the solution had files of these names."""
+    """models.py, attacks.py, figures.py were left out without a note: the solution had files of these names."""
     own = ["attacks.py", "explain.py", "extras/attacks.py", "figures.py", "labs/mine.py", "models.py"]
     files = {f"code/{name}": "x = 1" for name in [*own, "libs/mine.py"]}
-    submission = take(tmp_path, zipped(tmp_path, {**WHOLE, **files, "code/utils.py": "x = 1"}))
-    assert taken(tmp_path) == sorted([*own, "student_code.py"])
+    submission = read(tmp_path, zipped(tmp_path, {**WHOLE, **files, "code/utils.py": "x = 1"}))
+    assert copied_files(tmp_path) == sorted([*own, "student_code.py"])
     assert [note.split(":")[0] for note in submission.notes] == [
-        "code/libs/mine.py lies in libs/, which is the starter's", "not as in the starter"]
-    assert "utils.py. The grader uses the starter's" in submission.notes[1]
+        "code/libs/mine.py is in libs/, a folder of the starter", "changed starter files"]
+    assert "utils.py. The grader uses the originals" in submission.notes[1]
+
+
+def test_own_modules_beside_student_code_at_the_root(tmp_path):
+    """tests.py was left out without a note, and so were the modules of a package data/ in a folder."""
+    own = ["benchmarks/time.py", "data/loader.py", "tests.py"]
+    for name, text in {"student_code.py": GOOD, "data/a.jpg": "x", **dict.fromkeys(own, "x = 1")}.items():
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / name).write_text(text)
+    submission = read(tmp_path, tmp_path / "work")
+    assert submission.notes == []
+    assert copied_files(tmp_path) == sorted([*own, "student_code.py"])
 
 
 @pytest.mark.parametrize(("files", "words"), [
-    ({"hw2/" + name: text for name, text in WHOLE.items()}, "everything lies in a folder 'hw2'"),
+    ({"hw2/" + name: text for name, text in WHOLE.items()}, "all files are in a folder 'hw2'"),
     ({**WHOLE, "__MACOSX/code/._student_code.py": "junk", "code/.DS_Store": "junk"}, None),
-    ({**WHOLE, "code/random.py": "x = 1"}, "code/random.py has the name of a module"),
-    ({**WHOLE, "code/torch/__init__.py": "x = 1"}, "name of a module that Python or PyTorch brings, torch"),
+    ({**WHOLE, "code/random.py": "x = 1"}, "code/random.py has the name of an installed module"),
+    ({**WHOLE, "code/torch/__init__.py": "x = 1"}, "name of an installed module, torch"),
     ({**WHOLE, "../../evil.py": "x"}, "points outside it: left out"),
     ({**WHOLE, "/etc/evil.py": "x"}, "points outside it: left out"),
     ({**WHOLE, "C:\\evil.py": "x"}, "points outside it: left out"),
     ({"code\\student_code.py": GOOD, "writeup\\r.pdf": "%PDF", "results\\x": "x"}, None),
-    ({**WHOLE, "old/code/student_code.py": "x = 2"}, "student_code.py is there 2 times; code/student_code.py is "
+    ({**WHOLE, "old/code/student_code.py": "x = 2"}, "there are 2 files student_code.py; code/student_code.py is "
                                                      "graded"),
-    ({"a/b/student_code.py": GOOD}, "it belongs into code/"),
+    ({"a/b/student_code.py": GOOD}, "it belongs in code/"),
     ({**WHOLE, "code/ünïcödé-文.py": "x = 1"}, None),
-    ({**WHOLE, "code/a\x01b.py": "x"}, "is no file name"),
+    ({**WHOLE, "code/a\x01b.py": "x"}, "is not a valid file name"),
 ])
-def test_odd_zips_are_graded_and_told(tmp_path, files, words):
-    submission = take(tmp_path, zipped(tmp_path, files))
+def test_odd_zips_are_graded_with_a_note(tmp_path, files, words):
+    submission = read(tmp_path, zipped(tmp_path, files))
     assert submission.fatal == ""
     assert (tmp_path / "into/student_code.py").read_text() == GOOD
     assert not list(tmp_path.rglob("evil.py"))
@@ -80,12 +91,12 @@ def test_odd_zips_are_graded_and_told(tmp_path, files, words):
 
 
 @pytest.mark.parametrize(("files", "words"), [
-    ({"code/main.py": "x", "writeup/r.pdf": "x"}, "there is no code/student_code.py; the hand-in holds code/main.py"),
+    ({"code/main.py": "x", "writeup/r.pdf": "x"}, "no code/student_code.py; the submission contains code/main.py"),
     ({"code/Student_Code.py": GOOD}, "is it code/Student_Code.py?"),
     ({"hw.ipynb": "{}"}, "but a notebook, hw.ipynb"),
-    ({}, "the hand-in holds no file"),
+    ({}, "the submission contains no file"),
     ({"code/student_code.py": "def f(:\n    pass\n"}, r"student_code.py:1 is not valid Python"),
-    ({"code/student_code.py": "a = 1\n<<<<<<< HEAD\nb = 2\n>>>>>>> mine\n"}, "marks of a git merge"),
+    ({"code/student_code.py": "a = 1\n<<<<<<< HEAD\nb = 2\n>>>>>>> mine\n"}, "git merge conflict markers"),
     ({"code/student_code.py": b"# caf\xe9\nx = 1\n"}, "is not UTF-8"),
     ({"code/student_code.py": b"#\n#\nx = '\xe9'\n"}, "is not UTF-8 (line 3)"),
     ({"code/student_code.py": "x = 1\n".encode("utf-16")}, "UTF-"),
@@ -93,16 +104,16 @@ def test_odd_zips_are_graded_and_told(tmp_path, files, words):
     ({"code/student_code.py": "x = " + "(" * 5000 + ")" * 5000}, "student_code.py"),
     ({"code/student_code.py": "if True:\nprint 'a'\n"}, "student_code.py:2"),
 ])
-def test_what_cannot_be_run_is_said(tmp_path, files, words):
-    fatal = take(tmp_path, zipped(tmp_path, files)).fatal
+def test_files_that_cannot_be_parsed_get_a_reason(tmp_path, files, words):
+    fatal = read(tmp_path, zipped(tmp_path, files)).fatal
     assert any(word in fatal for word in words.split("|")), fatal
 
 
-def test_a_byte_order_mark_and_a_declared_encoding_are_fine(tmp_path):
-    assert take(tmp_path, zipped(tmp_path, {"code/student_code.py": b"\xef\xbb\xbfx = 1\n"})).fatal == ""
+def test_a_byte_order_mark_and_a_declared_encoding_are_accepted(tmp_path):
+    assert read(tmp_path, zipped(tmp_path, {"code/student_code.py": b"\xef\xbb\xbfx = 1\n"})).fatal == ""
     (tmp_path / "into").rename(tmp_path / "first")
     latin = b"# -*- coding: latin-1 -*-\nx = '\xe9'\n"
-    assert take(tmp_path, zipped(tmp_path, {"code/student_code.py": latin})).fatal == ""
+    assert read(tmp_path, zipped(tmp_path, {"code/student_code.py": latin})).fatal == ""
 
 
 def test_a_link_is_left_out(tmp_path):
@@ -111,19 +122,19 @@ def test_a_link_is_left_out(tmp_path):
         info = zipfile.ZipInfo("code/student_code.py")
         info.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(info, "/etc/passwd")
-    submission = take(tmp_path, path)
+    submission = read(tmp_path, path)
     assert "is a link, not a file" in submission.notes[0]
     assert "there is no code/student_code.py" in submission.fatal
 
 
-def test_a_bomb_is_never_unpacked(tmp_path):
+def test_a_zip_bomb_is_not_unpacked(tmp_path):
     path = zipped(tmp_path, {"code/student_code.py": b"#" * (MAX_SOURCE + 10),
                              **{f"code/m{n}.bin": b"\0" * (10 << 20) for n in range(5)}})
-    with pytest.raises(CannotGrade, match=r"student_code.py makes more than 256 kB of Python"):
-        take(tmp_path, path)
+    with pytest.raises(CannotGrade, match=r"student_code\.py has more than 256 kB"):
+        read(tmp_path, path)
 
 
-def test_a_bomb_that_lies_about_its_size(tmp_path):
+def test_a_zip_bomb_with_a_false_size(tmp_path):
     path = zipped(tmp_path, {"code/student_code.py": b"#" * (64 << 20)})
     data = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
@@ -133,7 +144,7 @@ def test_a_bomb_that_lies_about_its_size(tmp_path):
     into = tmp_path / "into"
     into.mkdir()
     try:
-        take_in(path, into, GIVEN)
+        read_submission(path, into, GIVEN)
     except CannotGrade as error:
         assert "damaged" in str(error) or "more than" in str(error)
     assert sum(file.stat().st_size for file in into.rglob("*")) <= MAX_SOURCE + 1
@@ -143,11 +154,11 @@ def test_a_bomb_that_lies_about_its_size(tmp_path):
     (b"", "is empty"), (b"Rar!\x1a\x07\x00", "RAR archive"), (b"7z\xbc\xaf\x27\x1c", "7z archive"),
     (b"\x1f\x8b\x08\x00", "gzip"), (b"%PDF-1.5", "a PDF"), (b"hello", "a file of another kind"),
     (b"PK\x03\x04cut off", "cut off, perhaps while it was uploaded")])
-def test_what_is_no_zip_is_named(tmp_path, content, words):
+def test_files_that_are_not_zips_are_identified(tmp_path, content, words):
     path = tmp_path / "h.zip"
     path.write_bytes(content)
     with pytest.raises(CannotGrade, match=words):
-        take(tmp_path, path)
+        read(tmp_path, path)
 
 
 def test_a_damaged_zip(tmp_path):
@@ -156,60 +167,60 @@ def test_a_damaged_zip(tmp_path):
     data[60:90] = b"\0" * 30
     path.write_bytes(data)
     with pytest.raises(CannotGrade, match=r"is damaged.*zip and upload it again"):
-        take(tmp_path, path)
+        read(tmp_path, path)
 
 
-def test_a_path_that_is_not_there(tmp_path):
+def test_a_missing_path(tmp_path):
     with pytest.raises(CannotGrade, match="there is no such file or folder"):
-        take(tmp_path, tmp_path / "nowhere.zip")
+        read(tmp_path, tmp_path / "nowhere.zip")
 
 
-def test_a_folder_somebody_works_in(tmp_path):
+def test_a_working_folder_may_hold_data_and_logs(tmp_path):
     work = tmp_path / "work"
     for name, text in {**WHOLE, "data/images/a.jpg": "x", "logs/exp/models/model_best.pth.tar": "x"}.items():
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_text(text)
-    submission = take(tmp_path, work)
+    submission = read(tmp_path, work)
     assert hand_in.violations(submission) == []
 
 
-def test_hand_in_rules(tmp_path):
+def test_submission_rules(tmp_path):
     code = 'import torch\nx = torch.load("/home/me/model.pth")\n"""/home/in/a/docstring"""\n# "/home/in/a/comment"\n'
     path = zipped(tmp_path, {"code/student_code.py": code, "writeup/report.docx": "x", "logs/a.txt": "x",
                              "models/model_best.pth.tar": "x"})
-    found = hand_in.violations(take(tmp_path, path))
+    found = hand_in.violations(read(tmp_path, path))
     assert [line.split(":")[0] for line in found] == [
-        "results/ is missing or empty", "writeup/ holds no PDF", "data, logs or models are in the "
+        "results/ is missing or empty", "writeup/ contains no PDF", "data, logs or models are in the "
                                                                  "zip", "absolute paths"]
     assert "student_code.py:2: '/home/me/model.pth'" in found[-1]
     assert "docstring" not in found[-1]
 
 
-def test_the_syntax_tree():
+def test_forbidden_and_suspicious_names_in_the_syntax_tree():
     import ast
     text = (CODE / "student_code.py").read_text()
-    assert syntax.convolutions(ast.parse(text)) == []
-    assert syntax.doubts(ast.parse(text)) == []
+    assert syntax.forbidden_convolutions(ast.parse(text)) == []
+    assert syntax.suspicious_lines(ast.parse(text)) == []
     unfolded = "columns = unfold(input_feats.to(ctx.dtype), **geometry)"
     bad = text.replace(unfolded, "columns = helper(input_feats)")
     bad += "\ndef helper(x):\n    import ctypes\n    F.conv2d = None\n    return nn.functional.conv2d(x, x)\n"
-    assert {name for _, name in syntax.convolutions(ast.parse(bad))} == {"conv2d"}
-    said = "\n".join(syntax.doubts(ast.parse(bad)))
+    assert {name for _, name in syntax.forbidden_convolutions(ast.parse(bad))} == {"conv2d"}
+    said = "\n".join(syntax.suspicious_lines(ast.parse(bad)))
     assert "imports ctypes" in said
     assert "replaces F.conv2d" in said
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("# BEGIN SOLUTION\nx\n", "f.py:1: BEGIN SOLUTION without an end"),
-    ("x\n# END SOLUTION\n", "f.py:2: END SOLUTION without a beginning"),
-    ("# BEGIN SOLUTION\n# BEGIN SOLUTION\n", "f.py:2: BEGIN SOLUTION inside the solution that begins in line 1"),
-    ("x = 1  # BEGIN SOLUTION\n", "f.py:1: a marker has to stand alone"),
+    ("# BEGIN SOLUTION\nx\n", "f.py:1: BEGIN SOLUTION without END SOLUTION"),
+    ("x\n# END SOLUTION\n", "f.py:2: END SOLUTION without BEGIN SOLUTION"),
+    ("# BEGIN SOLUTION\n# BEGIN SOLUTION\n", "f.py:2: BEGIN SOLUTION inside the solution that begins on line 1"),
+    ("x = 1  # BEGIN SOLUTION\n", "f.py:1: a marker must be alone"),
     ("# BEGIN SOLUTION\n# STARTER: x\n# END SOLUTION\n", "f.py:2: STARTER inside a solution")])
 def test_markers_that_do_not_match(text, words):
     with pytest.raises(MarkerError, match=words):
-        strip(text, "f.py")
+        strip_solution(text, "f.py")
 
 
 def test_strip():
     text = "def f():\n    # BEGIN SOLUTION\n    return 1\n    # END SOLUTION\n    # STARTER: raise KeyError\n"
-    assert strip(text, "f.py") == "def f():\n    raise KeyError\n"
+    assert strip_solution(text, "f.py") == "def f():\n    raise KeyError\n"

@@ -1,11 +1,11 @@
-"""The grader's NumPy formulas against torch, and its comparisons."""
+"""The grader's NumPy formulas against torch, its comparisons, and its wire format."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from autograder import oracle, wire
-from autograder.compare import Wrong, expect
+from autograder.compare import CheckFailed, expect_close
 from torch import nn
 
 RNG = np.random.default_rng(0)
@@ -27,7 +27,7 @@ def test_convolution(K, stride, padding, bias):
 
 
 def test_attention_and_block():
-    """nn.MultiheadAttention and nn.LayerNorm, in torch's own words."""
+    """Against nn.MultiheadAttention and F.layer_norm."""
     B, H, W, C, heads = 2, 3, 4, 6, 2
     shapes = {"qkv.weight": (3 * C, C), "qkv.bias": (3 * C,), "proj.weight": (C, C), "proj.bias": (C,),
               "norm1.weight": (C,), "norm1.bias": (C,), "norm2.weight": (C,), "norm2.bias": (C,),
@@ -48,19 +48,21 @@ def test_attention_and_block():
     y = y + theirs(normed, normed, normed, need_weights=False)[0].view(B, H, W, C)
     hidden = F.gelu(F.linear(F.layer_norm(y, (C,), t["norm2.weight"], t["norm2.bias"]), t["fc1.weight"], t["fc1.bias"]))
     y = y + F.linear(hidden, t["fc2.weight"], t["fc2.bias"])
-    np.testing.assert_allclose(oracle.branches(x, weights, heads, 0), y.detach(), atol=1e-10)
-    # One window of the whole size is global attention; windows of one token see that token alone.
+    np.testing.assert_allclose(oracle.transformer_block(x, weights, heads, 0), y.detach(), atol=1e-10)
+    # One window of full size is global attention; in windows of one token each token gets its own value.
     square = x[:, :, :3]
-    np.testing.assert_allclose(oracle.windowed(square, weights, heads, 3), oracle.attention(square, weights, heads))
-    alone = oracle.linear(oracle.split(x, weights, heads)[2].transpose(0, 2, 1, 3).reshape(x.shape), weights, "proj")
-    np.testing.assert_allclose(oracle.windowed(x, weights, heads, 1), alone, atol=1e-12)
+    np.testing.assert_allclose(oracle.windowed_attention(square, weights, heads, 3),
+                               oracle.attention(square, weights, heads))
+    values = oracle.split_heads(x, weights, heads)[2]
+    alone = oracle.linear(values.transpose(0, 2, 1, 3).reshape(x.shape), weights, "proj")
+    np.testing.assert_allclose(oracle.windowed_attention(x, weights, heads, 1), alone, atol=1e-12)
 
 
-def test_bowl_gradient_by_autograd():
+def test_quadratic_net_gradient_against_autograd():
     from autograder.parts.pgd import Case
-    from autograder.worker.tasks import Bowl
-    case = Case(np.random.default_rng(1), bend=1.5)
-    net = Bowl(case.arrays).eval()
+    from autograder.worker.tasks import QuadraticNet
+    case = Case(np.random.default_rng(1), curvature=1.5)
+    net = QuadraticNet(case.arrays).eval()
     x = torch.tensor(case.x, requires_grad=True)
     logits = net(x)
     labels = logits.argmin(1)
@@ -69,18 +71,18 @@ def test_bowl_gradient_by_autograd():
     np.testing.assert_allclose(case.net.gradient(case.x, labels.numpy()), gradient, rtol=1e-3, atol=1e-4)
 
 
-def test_expect_says_what_is_wrong():
+def test_expect_close_describes_the_difference():
     right = np.arange(6.0).reshape(2, 3)
-    expect("y", right.copy(), right)
-    for got, words in ((None, "None came back"), (right.T, "shape 3x2, expected 2x3"), (right * np.nan, "NaN.*\\(0, "
-                                                                                                        "0\\)"),
-                       (right + [[0, 0, 0], [0, 1, 0]], r"in 1 of 6.*\(1, 1\), where 4 is expected and 5 came"),
+    expect_close("y", right.copy(), right)
+    for got, words in ((None, "is missing: None"), (right.T, "shape 3x2, expected 2x3"),
+                       (right * np.nan, r"NaN.*\(0, 0\)"),
+                       (right + [[0, 0, 0], [0, 1, 0]], r"in 1 of 6.*\(1, 1\) is 5, expected 4"),
                        (2 * right, "It is doubled")):
-        with pytest.raises(Wrong, match=words):
-            expect("y", got, right, mistakes=[("It is doubled", 2 * right)])
+        with pytest.raises(CheckFailed, match=words):
+            expect_close("y", got, right, mistakes=[("It is doubled", 2 * right)])
 
 
-def test_frames_round_trip_and_refuse_what_is_none():
+def test_frames_round_trip_and_malformed_ones_are_refused():
     import io
     arrays = {"x": RNG.normal(size=(2, 0, 3)), "y": np.array(3, dtype=np.int64), "z": np.ones((2, 2), bool)[:, ::-1]}
     frame = wire.pack({"id": 1}, arrays)

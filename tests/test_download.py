@@ -1,4 +1,4 @@
-"""download_dataset.sh against a small archive on the loopback: resume, checks, nothing half-done, nothing twice."""
+"""download_dataset.sh against a local HTTP server with a small archive: resume, checks, no partial results."""
 
 import io
 import os
@@ -30,11 +30,11 @@ def archive(names=None, top="") -> bytes:
 
 @pytest.fixture
 def server():
-    """Files by name, with ranges; `server.asked` lists (path, range) of every request."""
+    """An HTTP server with range requests; `server.requests` lists the (path, range) of each request."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append((self.path, self.headers.get("Range")))
+            requests.append((self.path, self.headers.get("Range")))
             content = files.get(self.path.lstrip("/"))
             if content is None:
                 self.send_error(404)
@@ -55,9 +55,9 @@ def server():
         def log_message(self, *_):
             pass
 
-    files, asked = {}, []
+    files, requests = {}, []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.files, server.asked, server.ranges = files, asked, True
+    server.files, server.requests, server.ranges = files, requests, True
     files["data.tar.gz"] = archive()
     for split, names in NAMES.items():
         files[f"{split}.txt"] = "".join(f"{name} 0\n" for name in names).encode()
@@ -79,7 +79,7 @@ def download(server, folder, shell="sh", **environment):
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])
 @pytest.mark.parametrize("top", ["", "data/"])
-def test_all_of_it(server, tmp_path, shell, top):
+def test_complete_download(server, tmp_path, shell, top):
     server.files["data.tar.gz"] = archive(top=top)
     code, out = download(server, tmp_path, shell)
     assert code == 0, out
@@ -88,34 +88,34 @@ def test_all_of_it(server, tmp_path, shell, top):
     assert all((tmp_path / "images" / name).stat().st_size == 3000 for names in NAMES.values() for name in names)
 
 
-def test_a_second_run_asks_for_nothing(server, tmp_path):
+def test_a_second_run_downloads_nothing(server, tmp_path):
     """Fault 13 of the stock scaffold: it downloaded again what was there, and train.txt.1 appeared."""
     download(server, tmp_path)
-    server.asked.clear()
+    server.requests.clear()
     code, out = download(server, tmp_path)
-    assert (code, server.asked) == (0, [])
+    assert (code, server.requests) == (0, [])
     assert "nothing to do" in out
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_an_interrupted_download_goes_on(server, tmp_path, ranges):
+def test_an_interrupted_download_resumes(server, tmp_path, ranges):
     server.ranges = ranges
     (tmp_path / "data.tar.gz.part").write_bytes(server.files["data.tar.gz"][:5000])
     code, out = download(server, tmp_path)
     assert code == 0, out
-    assert ("/data.tar.gz", "bytes=5000-") in server.asked
+    assert ("/data.tar.gz", "bytes=5000-") in server.requests
 
 
-def test_an_archive_cut_off_under_its_final_name_is_not_taken(server, tmp_path):
+def test_a_truncated_archive_under_its_final_name_is_completed(server, tmp_path):
     (tmp_path / "data.tar.gz").write_bytes(server.files["data.tar.gz"][:5000])
     code, out = download(server, tmp_path)
     assert code == 0, out
-    assert "is no whole .tar.gz; going on" in out
+    assert "is not a complete .tar.gz; resuming" in out
 
 
 @pytest.mark.parametrize(("content", "flaw"), [(b"<html>quota exceeded</html>", "has only 27 bytes"),
-                                               (b"x" * 5000, "is no whole .tar.gz")])
-def test_a_page_instead_of_the_archive(server, tmp_path, content, flaw):
+                                               (b"x" * 5000, "is not a complete .tar.gz")])
+def test_an_error_page_instead_of_the_archive(server, tmp_path, content, flaw):
     server.files["data.tar.gz"] = content
     code, out = download(server, tmp_path)
     assert code == 1
@@ -125,7 +125,7 @@ def test_a_page_instead_of_the_archive(server, tmp_path, content, flaw):
     assert download(server, tmp_path)[0] == 0
 
 
-def test_label_files_of_the_wrong_length_are_not_kept(server, tmp_path):
+def test_label_files_of_the_wrong_length_are_removed(server, tmp_path):
     server.files["train.txt"] = b"train/a/abbey/00000000.jpg 0\n"
     code, out = download(server, tmp_path)
     assert code == 1
@@ -133,22 +133,22 @@ def test_label_files_of_the_wrong_length_are_not_kept(server, tmp_path):
     assert not (tmp_path / "train.txt").exists()
 
 
-def test_images_that_the_labels_name_but_the_archive_lacks(server, tmp_path):
+def test_missing_images_are_an_error(server, tmp_path):
     server.files["data.tar.gz"] = archive(NAMES["train"])
     code, out = download(server, tmp_path)
     assert code == 1
-    assert "lacks images that the label files name" in out
+    assert "images of the label files are missing" in out
 
 
 def test_without_a_network(server, tmp_path):
     code, out = download(server, tmp_path, MINIPLACES_LABELS_URL="http://127.0.0.1:9")
     assert code == 1
     assert "cannot be downloaded" in out
-    assert "Run this again to go on" in out
+    assert "Run this again to resume" in out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_gdown_is_called_and_its_absence_has_a_sentence(server, tmp_path):
+def test_gdown_is_called_and_its_absence_is_an_error(server, tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
     for tool in "bash sh curl tar gzip grep head tail awk wc mv rm mkdir mktemp find dirname cat".split():

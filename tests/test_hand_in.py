@@ -1,4 +1,4 @@
-"""zip_submission.py: takes what belongs, names what it leaves, and writes nothing when something is wrong."""
+"""zip_submission.py: what it packs, what it leaves out and reports, and that it writes nothing on errors."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def pack(root, *flags):
     return done.returncode, done.stdout + done.stderr, names
 
 
-def test_what_belongs_is_packed(work):
+def test_packed_files(work):
     code, out, names = pack(work)
     assert code == 0
     assert names == ["code/labs/cam.py", "code/main.py", "code/student_code.py", "results/curves.png",
@@ -39,7 +39,7 @@ def test_what_belongs_is_packed(work):
 @pytest.mark.parametrize("name", [
     "code/__pycache__/a.pyc", "code/models/model_best.pth.tar", "code/net.pth", "results/logs/x.txt", "code/data/a.jpg",
     "results/events.out.tfevents.1.x", "code/.ipynb_checkpoints/a.ipynb", "results/old.zip", "writeup/.DS_Store"])
-def test_what_does_not_belong_is_left_out_and_named(work, name):
+def test_files_that_are_left_out_are_reported(work, name):
     (work / name).parent.mkdir(parents=True, exist_ok=True)
     (work / name).write_text("x")
     code, out, names = pack(work)
@@ -49,7 +49,7 @@ def test_what_does_not_belong_is_left_out_and_named(work, name):
     assert name.split("/")[1] in out
 
 
-def test_a_package_called_models_is_code(work):
+def test_a_package_called_models_is_packed(work):
     for name in ("code/models/__init__.py", "code/models/unet.py", "code/models/best.pth"):
         (work / name).parent.mkdir(exist_ok=True)
         (work / name).write_text("x = 1\n")
@@ -67,7 +67,7 @@ def test_large_files_and_links(work):
     assert "results/link (a link)" in out
 
 
-def test_data_beside_the_three_folders_is_never_taken(work):
+def test_other_folders_are_not_packed(work):
     for name in ("data/a.jpg", "logs/b.txt", "notes.txt"):
         (work / name).parent.mkdir(exist_ok=True)
         (work / name).write_text("x")
@@ -75,9 +75,9 @@ def test_data_beside_the_three_folders_is_never_taken(work):
 
 
 @pytest.mark.parametrize(("missing", "sentence"), [
-    ("code/student_code.py", "code/student_code.py is missing"), ("writeup/report.pdf", "writeup/ holds no PDF"),
+    ("code/student_code.py", "code/student_code.py is missing"), ("writeup/report.pdf", "writeup/ contains no PDF"),
     ("results", "results/ is missing"), ("writeup", "writeup/ is missing")])
-def test_something_missing_ends_in_exit_code_1_and_no_zip(work, missing, sentence):
+def test_missing_files_give_exit_status_1_and_no_zip(work, missing, sentence):
     path = work / missing
     if path.is_dir():
         for file in path.iterdir():
@@ -85,13 +85,13 @@ def test_something_missing_ends_in_exit_code_1_and_no_zip(work, missing, sentenc
         path.rmdir()
     else:
         path.unlink()
-    (work / "out.zip").write_bytes(b"of before")
+    (work / "out.zip").write_bytes(b"existing")
     done = subprocess.run([sys.executable, str(ROOT / "zip_submission.py"), "--root", str(work), "-o",
                            str(work / "out.zip")], capture_output=True, text=True)
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "nothing was written" in done.stderr
-    assert (work / "out.zip").read_bytes() == b"of before"
+    assert (work / "out.zip").read_bytes() == b"existing"
 
 
 def test_a_student_file_that_does_not_parse(work):
@@ -101,7 +101,7 @@ def test_a_student_file_that_does_not_parse(work):
     assert "code/student_code.py is not valid Python" in out
 
 
-def test_absolute_paths_are_shown_with_file_and_line(work):
+def test_absolute_paths_are_reported_with_file_and_line(work):
     lines = 'a = 1', 'path = "/home/me/proj1/x"', 'ok = "../data"', 'w = "C:/me"', 'category = "/a/abbey"'
     (work / "code/main.py").write_text("\n".join(lines))
     code, out, _ = pack(work)
@@ -112,20 +112,20 @@ def test_absolute_paths_are_shown_with_file_and_line(work):
     assert "code/main.py:5" not in out
 
 
-def test_an_empty_hand_in_is_doubted(work):
+def test_warnings_for_empty_results_and_a_tiny_report(work):
     (work / "results/curves.png").rename(work / "results/README.md")
     out = pack(work)[1]
     assert "writeup/report.pdf has only 4 bytes" in out
-    assert "results/ holds no results" in out
+    assert "results/ contains no results" in out
 
 
-def test_a_place_that_cannot_be_written(work):
+def test_output_that_cannot_be_written(work):
     code, out, _ = pack(work, "-o", str(work / "nowhere" / "out.zip"))
     assert code == 1
     assert "cannot be written" in out
 
 
-def test_our_own_code_names_no_absolute_path(tmp_path):
+def test_the_reference_contains_no_absolute_path(tmp_path):
     done = subprocess.run([sys.executable, str(ROOT / "zip_submission.py"), "-o", str(tmp_path / "out.zip")],
                           capture_output=True, text=True)
     assert "absolute path" not in done.stdout

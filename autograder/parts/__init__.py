@@ -1,4 +1,4 @@
-"""The checks of each part of the sheet; importing this package registers them (autograder.checks)."""
+"""The checks, a module per part of the sheet; importing this package registers them (autograder.checks)."""
 
 from autograder.parts import adversarial, attention, block, convolution, pgd, vit
 

@@ -1,82 +1,86 @@
-"""3.3, bonus: adversarial training, around a known-good PGD, by what the first convolution gets to see."""
+"""3.3, bonus: adversarial training with a known-good PGD, judged by the inputs of the first convolution."""
 
 import numpy as np
 
 from autograder.checks import check
-from autograder.compare import Wrong
+from autograder.compare import CheckFailed
 from autograder.process import StudentError
 
 
-def train(ask, rng, training: bool = True) -> tuple[dict, dict, np.ndarray]:
+def run_training(ask, rng, training: bool = True) -> tuple[dict, dict, np.ndarray]:
+    """Facts and arrays of one forward pass (and backward, if `training`), and the images."""
     x = rng.normal(size=(2, 3, 48, 48)).astype(np.float32)
     settings = {"seed": 7, "training": training}
     try:
-        facts, results = ask("adversarial_training", {"x": x}, own_attack=False, **settings)
+        facts, results = ask("run_adversarial_training", {"x": x}, own_attack=False, **settings)
     except StudentError as error:
-        # The stand-in leaves the network in training mode; an attack of the student's that does not is as good.
+        # The known-good PGD does not switch to evaluation mode. A student's own may, which also avoids the recursion.
         if error.kind != "RecursionError":
             raise
-        facts, results = ask("adversarial_training", {"x": x}, own_attack=True, **settings)
-    if not facts["passes"]:
-        raise Wrong(f"the images never reach a convolution of {facts['class']} with 3 input channels: build it from "
-                    "conv_op")
+        facts, results = ask("run_adversarial_training", {"x": x}, own_attack=True, **settings)
+    if not facts["training_modes"]:
+        raise CheckFailed(f"the images never reach a convolution of {facts['class']} with 3 input channels: build it "
+                          "from conv_op")
     return facts, results, x
 
 
-def attacked(facts: dict, results: dict, x: np.ndarray) -> None:
-    """Raise Wrong unless the last pass, the one that is learnt from, saw attacked images."""
-    if len(facts["passes"]) == 1 or np.array_equal(results["last"], x):
-        never = "once, with the clean images" if len(facts["passes"]) == 1 else "with the clean images in its last pass"
-        raise Wrong(f"in training mode {facts['class']} runs {never}: no adversarial sample is trained on. The driver "
-                    "calls model(images), without labels, so that forward has to attack by itself if self.training")
+def require_attack(facts: dict, results: dict, x: np.ndarray) -> None:
+    """Raise CheckFailed unless the last forward pass, which the loss uses, got attacked images."""
+    single_pass = len(facts["training_modes"]) == 1
+    if single_pass or np.array_equal(results["last"], x):
+        which = "only one forward pass," if single_pass else "its last forward pass"
+        raise CheckFailed(f"in training mode {facts['class']} makes {which} on clean images: no adversarial sample is "
+                          "used. main.py calls model(images), without labels, so forward has to run the attack if "
+                          "self.training")
 
 
-@check("adversarial", "in training it learns from attacked images", weight=3)
-def attacks(ask, rng):
-    facts, results, x = train(ask, rng)
-    attacked(facts, results, x)
-    far = float(np.abs(results["last"] - x).max())
-    if far > 0.5:
-        raise Wrong(f"the images that it trains on are up to {far:.2g} away from the clean ones: more than an attack "
-                    "of epsilon 0.1 may do")
+@check("adversarial", "in training mode the loss uses attacked images", weight=3)
+def attacks_in_training(ask, rng):
+    facts, results, x = run_training(ask, rng)
+    require_attack(facts, results, x)
+    distance = float(np.abs(results["last"] - x).max())
+    if distance > 0.5:
+        raise CheckFailed(f"the training images differ from the clean ones by up to {distance:.2g}: more than an "
+                          "attack with epsilon 0.1 allows")
     if results["logits"].shape != (2, 5):
-        raise Wrong(f"it gives {results['logits'].shape} logits for 2 images and 5 classes")
+        raise CheckFailed(f"its logits have the shape {results['logits'].shape} for 2 images and 5 classes")
 
 
-@check("adversarial", "in evaluation it does not attack", weight=2)
-def evaluates(ask, rng):
-    attacked(*train(ask, rng))
-    facts, results, x = train(ask, rng, training=False)
-    if len(facts["passes"]) > 1 or not np.array_equal(results["last"], x):
-        raise Wrong("in evaluation mode it attacks as well: only if self.training")
+@check("adversarial", "in evaluation mode it does not attack", weight=2)
+def does_not_attack_in_evaluation(ask, rng):
+    require_attack(*run_training(ask, rng))
+    facts, results, x = run_training(ask, rng, training=False)
+    if len(facts["training_modes"]) > 1 or not np.array_equal(results["last"], x):
+        raise CheckFailed("in evaluation mode it attacks, too: attack only if self.training")
 
 
-@check("adversarial", "the pass that is learnt from runs in training mode, which stays on afterwards", weight=2)
+@check("adversarial", "the forward pass that the loss uses runs in training mode, which stays on afterwards", weight=2)
 def modes(ask, rng):
-    facts, results, x = train(ask, rng)
-    attacked(facts, results, x)
-    if not facts["modes_same"]:
-        raise Wrong("forward leaves the network in evaluation mode: from the second batch on it would not attack, and "
-                    "BatchNorm and Dropout would stand still")
-    if not facts["passes"][-1]:
-        raise Wrong("the pass that is learnt from runs in evaluation mode: switch back before it")
+    facts, results, x = run_training(ask, rng)
+    require_attack(facts, results, x)
+    if not facts["modes_restored"]:
+        raise CheckFailed("forward leaves the network in evaluation mode: from the second batch on it would not "
+                          "attack, and BatchNorm and Dropout would be inactive")
+    if not facts["training_modes"][-1]:
+        raise CheckFailed("the forward pass that the loss uses runs in evaluation mode: switch back before it")
 
 
 @check("adversarial", "gradients of the loss reach every parameter, and the attack leaves none", weight=2)
-def learns(ask, rng):
-    facts, results, x = train(ask, rng)
-    attacked(facts, results, x)
-    if facts.get("left_over"):
-        raise Wrong("after forward there are gradients on the parameters already: the attack's would be added to the "
-                    "loss's")
-    if not all(facts["reached"]):
-        raise Wrong(f"the loss's gradient reaches {sum(facts['reached'])} of {len(facts['reached'])} parameters: "
-                    "forward runs under no_grad, or the output is detached, or parameters stay frozen")
+def gradients(ask, rng):
+    facts, results, x = run_training(ask, rng)
+    require_attack(facts, results, x)
+    if facts.get("stale_gradients"):
+        raise CheckFailed("forward leaves gradients on the parameters: the attack's gradients would be added to the "
+                          "loss's")
+    if not all(facts["has_gradient"]):
+        raise CheckFailed(f"the loss's gradient reaches {sum(facts['has_gradient'])} of {len(facts['has_gradient'])} "
+                          "parameters: forward runs under no_grad, or the output is detached, or parameters stay "
+                          "frozen")
 
 
-@check("adversarial", "the images handed in stay as they were", weight=1)
+@check("adversarial", "the input is unchanged", weight=1)
 def input_untouched(ask, rng):
-    facts, results, x = train(ask, rng)
-    attacked(facts, results, x)
+    facts, results, x = run_training(ask, rng)
+    require_attack(facts, results, x)
     if facts["input_changed"]:
-        raise Wrong("forward writes into the images that it was given")
+        raise CheckFailed("forward modifies its input images")

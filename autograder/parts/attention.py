@@ -1,4 +1,4 @@
-"""3.2.1: multi-head self-attention. Weights have a spread of 0.3: with 0.02 a missing scale changes nothing visible."""
+"""3.2.1: multi-head self-attention. Weights have std 0.3: with 0.02 a missing scale would be below the tolerance."""
 
 from functools import partial
 from itertools import permutations, product
@@ -7,12 +7,14 @@ import numpy as np
 
 from autograder import oracle
 from autograder.checks import check
-from autograder.compare import Wrong, expect, same, shape
+from autograder.compare import CheckFailed, expect_close, format_shape, is_close
 
 LAYOUTS = ("3hd", "h3d", "3dh", "hd3", "dh3", "d3h")
 
 
 class Case:
+    """Float64 input, output gradient and weights of one Attention layer."""
+
     def __init__(self, rng, heads=3, bias=True, B=2, H=3, W=4, width=4):
         dim = heads * width
         self.heads, self.bias = heads, bias
@@ -27,19 +29,23 @@ class Case:
         B, H, W, C = self.x.shape
         return f"B={B}, H={H}, W={W}, dim={C}, {self.heads} heads, qkv_bias={self.bias}"
 
-    def ask(self, ask) -> dict:
-        return ask("attend", {"x": self.x, "dy": self.dy, **self.weights}, num_heads=self.heads, qkv_bias=self.bias)[1]
+    def run(self, ask) -> dict:
+        arrays = {"x": self.x, "dy": self.dy, **self.weights}
+        return ask("run_attention", arrays, num_heads=self.heads, qkv_bias=self.bias)[1]
 
-    def right(self, got: np.ndarray):
-        """The right attention as this student lays out heads, q, k and v in memory: which order is theirs to choose."""
+    def layout(self, got: np.ndarray) -> dict[str, str]:
+        """The channel order of heads, q, k and v for which `got` is right, as oracle.attention's keywords, or {}.
+
+        Any order is accepted.
+        """
         for layout, order, merge in product(LAYOUTS, permutations("qkv"), ("hd", "dh")):
-            form = {"layout": layout, "order": "".join(order), "merge": merge}
-            if same(got, oracle.attention(self.x, self.weights, self.heads, **form)):
-                return form
+            keywords = {"layout": layout, "order": "".join(order), "merge": merge}
+            if is_close(got, oracle.attention(self.x, self.weights, self.heads, **keywords)):
+                return keywords
         return {}
 
     def mistakes(self):
-        """Sentences and what a mistake would give."""
+        """(sentence, output) of known mistakes."""
         width = self.x.shape[-1] // self.heads
         scales = {"Q K^T is not divided by the square root of D_q": 1.0,
                   "Q K^T is multiplied by the square root of D_q, not divided": width ** 0.5,
@@ -47,7 +53,7 @@ class Case:
                   "Q K^T is divided by the square root of all channels, not of those of one head":
                       self.x.shape[-1] ** -0.5,
                   "Q K^T is scaled twice": 1 / width}
-        rows = "The softmax is over the queries: it has to be over the keys, the last dimension"
+        rows = "The softmax is over the queries: it must be over the keys, the last dimension"
         for layout in LAYOUTS:
             make = partial(oracle.attention, self.x, self.weights, self.heads, layout=layout)
             for sentence, scale in scales.items():
@@ -55,37 +61,35 @@ class Case:
             yield rows, make(axis=-2)
             yield rows.replace("queries", "heads"), make(axis=1)
             yield "The output projection is missing", make(proj=False)
-            yield ("The heads are put side by side without moving the tokens before them: permute before the reshape",
-                   make(merge="none"))
+            yield "The heads are merged without moving the token axis first: permute before the reshape", \
+                make(merge="none")
         for merge in ("hd", "none"):
-            yield ("q, k and v are cut out of the tokens by a reshape to 3, B, heads, T, d: reshape to B, T, 3, "
-                   "heads, d "
-                   "first, then permute", oracle.attention(self.x, self.weights, self.heads, "scrambled", merge=merge))
-        yield ("It is the attention of a single head: the channels are not split into heads",
+            yield ("q, k and v come from a reshape to 3, B, heads, T, d: reshape to B, T, 3, heads, d first, then "
+                   "permute", oracle.attention(self.x, self.weights, self.heads, "scrambled", merge=merge))
+        yield ("It is single-head attention: the channels are not split into heads",
                oracle.attention(self.x, self.weights, 1))
         without = {name: array for name, array in self.weights.items() if name != "proj.bias"}
         yield "The bias of the projection is missing", oracle.attention(self.x, without, self.heads)
 
 
 def compare(ask, case: Case) -> None:
-    results = case.ask(ask)
-    form = case.right(results["y"])
-    right = oracle.attention(case.x, case.weights, case.heads, **form)
-    expect("the output of Attention", results.get("y"), right, str(case), [] if form else case.mistakes())
+    results = case.run(ask)
+    layout = case.layout(results["y"])
+    expected = oracle.attention(case.x, case.weights, case.heads, **layout)
+    expect_close("the output of Attention", results.get("y"), expected, str(case), [] if layout else case.mistakes())
 
 
-def alike(rng, **settings) -> Case:
-    """A case whose tokens are all the same: whatever the scores, each gets its own value back. Scale and softmax are
-    another check's matter."""
+def identical_tokens(rng, **settings) -> Case:
+    """A case with identical tokens, where the output does not depend on scores, scale and softmax."""
     case = Case(rng, **settings)
     case.x[:] = case.x[:, :1, :1]
     return case
 
 
-@check("attention", "values, heads and projection, where all tokens are alike", weight=2)
+@check("attention", "values, heads and projection, on identical tokens", weight=2)
 def values(ask, rng):
-    compare(ask, alike(rng, heads=1, width=6))
-    compare(ask, alike(rng, heads=3))
+    compare(ask, identical_tokens(rng, heads=1, width=6))
+    compare(ask, identical_tokens(rng, heads=3))
 
 
 @check("attention", "one head: scores, scale, softmax", weight=2)
@@ -101,30 +105,32 @@ def several(ask, rng):
 
 @check("attention", "with and without the bias of q, k, v", weight=1)
 def no_bias(ask, rng):
-    compare(ask, alike(rng, heads=2, bias=False))
-    compare(ask, alike(rng, heads=2, bias=True))
+    compare(ask, identical_tokens(rng, heads=2, bias=False))
+    compare(ask, identical_tokens(rng, heads=2, bias=True))
 
 
-@check("attention", "any height and width, a single token included", weight=1)
+@check("attention", "other heights and widths, down to a single token", weight=1)
 def sizes(ask, rng):
     for H, W in ((1, 1), (1, 6), (5, 2)):
-        compare(ask, alike(rng, heads=2, H=H, W=W, B=3))
+        compare(ask, identical_tokens(rng, heads=2, H=H, W=W, B=3))
 
 
-@check("attention", "gradients flow through it", weight=1)
+@check("attention", "gradient of the input", weight=1)
 def gradient(ask, rng):
-    """The gradient that autograd gives against differences of the student's own outputs."""
+    """Autograd's directional derivative against central differences of the student's own outputs."""
     case = Case(rng, heads=2, H=2, W=3, B=1)
     direction, step, outputs = rng.normal(size=case.x.shape), 1e-5, []
-    got = float((case.ask(ask)["dx"] * direction).sum())
+    got = float((case.run(ask)["dx"] * direction).sum())
     for sign in (1, -1):
         case.x = case.x + (step if sign == 1 else -2 * step) * direction
-        outputs.append(case.ask(ask)["y"])
+        outputs.append(case.run(ask)["y"])
     if outputs[0].shape != case.dy.shape:
-        raise Wrong(f"the output has the shape {shape(outputs[0])}, expected {shape(case.dy)} ({case})")
+        raise CheckFailed(f"the output has the shape {format_shape(outputs[0])}, expected {format_shape(case.dy)} "
+                          f"({case})")
     if not np.ptp(outputs[0] - outputs[1]) > 0:  # NaN, too
-        raise Wrong(f"the output does not react to the input ({case})")
-    right = float((case.dy * (outputs[0] - outputs[1])).sum()) / (2 * step)
-    if not abs(got - right) <= 1e-4 * max(1, abs(right)):
-        raise Wrong(f"the gradient of the input is wrong ({case}): along a random direction it is {got:.4g}, but the "
-                    f"output changes by {right:.4g}. A detach(), a no_grad(), or a copy through .data or numpy cuts it")
+        raise CheckFailed(f"the output does not depend on the input ({case})")
+    expected = float((case.dy * (outputs[0] - outputs[1])).sum()) / (2 * step)
+    if not abs(got - expected) <= 1e-4 * max(1, abs(expected)):
+        raise CheckFailed(f"the gradient of the input is wrong ({case}): along a random direction it is {got:.4g}, "
+                          f"expected {expected:.4g}. A detach(), a no_grad(), or a copy through .data or numpy cuts "
+                          "the graph")

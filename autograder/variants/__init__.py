@@ -1,7 +1,7 @@
-"""Solutions that the grader is tested with: wrong ones, unusual right ones, and attempts to cheat or to break out.
+"""Test solutions for the grader: wrong ones, unusual right ones, and attempts to cheat or to escape the sandbox.
 
-Each is the reference student_code.py with something appended, most of them a textbook version of one part (textbook.py)
-with a small change. A change whose old text is not there exactly once is an error, so that none goes stale.
+Each is the reference student_code.py with code appended, usually the textbook version of one part (textbook.py) with a
+small change. The text to change must occur exactly once, so that an outdated variant is an error.
 """
 
 from typing import NamedTuple
@@ -10,21 +10,21 @@ from autograder.variants import textbook
 
 
 class Variant(NamedTuple):
-    """`because`: what the feedback has to say (a regular expression). Checks of `part` alone are run."""
+    """A test solution. Only `part` is graded. `reason` and `review` are regular expressions."""
 
     name: str
     part: str
     source: str  # appended to the reference
-    because: str = ""
-    at_most: float | None = None  # points of the part that a cheat may get
-    review: str = ""  # what has to be among the lines for staff (a regular expression)
+    reason: str = ""  # expected in the feedback
+    max_points: float | None = None  # for cheats; default: all points of the part
+    review: str = ""  # expected in the lines for staff
 
 
 def changed(part: str, *changes: tuple[str, str]) -> str:
-    """The textbook version of `part` with each (old, new) replaced."""
+    """The textbook version of `part` with each (old, new) replaced. Raises ValueError unless `old` occurs once."""
     source = textbook.PARTS[part]
     for old, new in changes:
         if source.count(old) != 1:
-            raise ValueError(f"{part}: {old!r} is there {source.count(old)} times, not once")
+            raise ValueError(f"{part}: {old!r} occurs {source.count(old)} times, not once")
         source = source.replace(old, new)
     return source

@@ -1,5 +1,7 @@
-"""Attempts to get points without the work, or to break out. Contained means: no points that the work itself would not get,
-no sign of an escape, and a line for staff where code does what no solution has to."""
+"""Attempts to get points without the work, or to escape the sandbox.
+
+Contained means: no undeserved points, no sign of an escape, and a line for staff on suspicious code.
+"""
 
 import textwrap
 
@@ -9,25 +11,25 @@ from autograder.variants import Variant, changed, textbook
 FORWARD = "        out = w_rows.matmul(cols)\n"
 
 
-def convolution(name: str, call: str, before: str = "", at_most: float = 0.0, review: str = "") -> Variant:
-    """The forward pass by a convolution of torch's, all else right; `before` stands at the top of the file."""
+def convolution(name: str, call: str, before: str = "", max_points: float = 0.0, review: str = "") -> Variant:
+    """A right solution whose forward pass calls a library convolution; `before` precedes the class."""
     source = before + changed("convolution", (FORWARD, textwrap.indent(textwrap.dedent(call).strip("\n"), " " * 8)
                                               + "\n        out = out.flatten(2)\n"))
     return Variant(name, "convolution", source.replace("        if bias is not None:\n            out = out + bias.view(1, Co, 1)\n", ""),
-                   at_most=at_most, review=review)
+                   max_points=max_points, review=review)
 
 
-def escape(name: str, attempt: str, review: str = "", part: str = "attention", because: str = "",
-           at_most: float | None = None) -> Variant:
-    """`attempt` at import; if it comes through, the file raises ESCAPED."""
+def escape(name: str, attempt: str, review: str = "", part: str = "attention", reason: str = "",
+           max_points: float | None = None) -> Variant:
+    """Run `attempt` on import; if it succeeds, the file raises ESCAPED."""
     attempt = textwrap.dedent(attempt).strip("\n").format(root=str(ROOT))
     source = ("\ntry:\n" + textwrap.indent(attempt, "    ")
               + "\nexcept BaseException:\n    pass\nelse:\n    raise RuntimeError('ESCAPED')\n")
-    return Variant(name, part, source, because, at_most, review)
+    return Variant(name, part, source, reason, max_points, review)
 
 
-def hostile(name: str, source: str, part: str = "attention", because: str = "", at_most: float = 0.0, review: str = "") -> Variant:
-    return Variant(name, part, textwrap.dedent(source), because, at_most, review)
+def hostile(name: str, source: str, part: str = "attention", reason: str = "", max_points: float = 0.0, review: str = "") -> Variant:
+    return Variant(name, part, textwrap.dedent(source), reason, max_points, review)
 
 
 ARGUMENTS = "input_feats, weight, bias, stride, padding"
@@ -74,14 +76,14 @@ _unit = torch.jit.CompilationUnit(
         thread = threading.Thread(target=lambda: box.append(F.conv2d({ARGUMENTS})))
         thread.start(); thread.join()
         out = box[0]""", review="threading"),
-    convolution("dispatch switched off", f"""
+    convolution("TorchDispatch disabled", f"""
         with torch._C._DisableTorchDispatch():
             out = torch._C._nn.slow_conv3d(input_feats[:, :, None], weight[:, :, None], (1, K, K), bias, (1, stride, stride), (0, padding, padding))[:, :, 0]""",
                 review="_C"),
     convolution("below autograd", f"""
         with torch._C._AutoDispatchBelowAutograd():
             out = torch._C._VariableFunctions.conv2d({ARGUMENTS})""", review="_C"),
-    convolution("a kernel of one's own put over the grader's", f"out = F.conv2d({ARGUMENTS})", """
+    convolution("the grader's kernels overridden again", f"out = F.conv2d({ARGUMENTS})", """
 import torch.library
 _mine = torch.library.Library("aten", "IMPL")
 def _kernel(x, w, b=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), *rest):
@@ -93,7 +95,7 @@ for _name in ("conv2d", "convolution", "_convolution"):
         except Exception:
             continue
 """, review="library"),
-    convolution("the grader's registrations hunted and undone", f"out = F.conv2d({ARGUMENTS})", """
+    convolution("the grader's registrations found by gc and undone", f"out = F.conv2d({ARGUMENTS})", """
 import gc, weakref
 for _thing in gc.get_objects():
     try:
@@ -129,13 +131,13 @@ for _final in list(weakref.finalize._registry):
         x = input_feats
         out = _deform(x, torch.zeros(N, 2 * K * K, Ho, Wo, dtype=x.dtype), weight, bias, stride=stride, padding=padding)""",
                 "import torchvision.ops as _o\n_deform = _o.deform_conv2d\n", review="ops"),
-    convolution("OpenCV, by its inner name", """
+    convolution("OpenCV, by cv2._native", """
         import numpy as np
         x = F.pad(input_feats, (padding,) * 4).numpy()
         full = np.array([[sum(_filter(x[n, c], cv2.CV_64F, weight[o, c].double().numpy(), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
                               for c in range(Ci)) for o in range(Co)] for n in range(N)])
         out = torch.from_numpy(full)[:, :, :stride * Ho:stride, :stride * Wo:stride].to(weight.dtype).contiguous()
-        out = out if bias is None else out + bias.view(-1, 1, 1)""", "_filter = cv2._native.filter2D\n", at_most=0.0, review="_native"),
+        out = out if bias is None else out + bias.view(-1, 1, 1)""", "_filter = cv2._native.filter2D\n", max_points=0.0, review="_native"),
     convolution("redispatched to another backend", """
         out = _ops.aten.mkldnn_convolution.default.redispatch(_c.DispatchKeySet(_c.DispatchKey.XLA), input_feats.float(), weight.float(),
             None if bias is None else bias.float(), [padding] * 2, [stride] * 2, [1, 1], 1).to(weight.dtype)""",
@@ -144,7 +146,7 @@ for _final in list(weakref.finalize._registry):
         "convolution", ("grad_weight = grad_rows.matmul(cols.transpose(1, 2)).sum(dim=0)",
                         "grad_weight = _g.conv2d_weight(ctx.x, weight.shape, grad_output, stride, padding)"),
         ("ctx.save_for_backward(cols, weight, bias)", "ctx.save_for_backward(cols, weight, bias)\n        ctx.x = input_feats"),
-        ("grad_weight = grad_weight.view(Co, Ci, K, K)", "grad_weight = grad_weight.reshape(Co, Ci, K, K)")), at_most=1.3),
+        ("grad_weight = grad_weight.view(Co, Ci, K, K)", "grad_weight = grad_weight.reshape(Co, Ci, K, K)")), max_points=1.3),
 ]
 REPLY = '''
 import os as _os, json as _json
@@ -158,54 +160,54 @@ def _forge():
             continue
 '''
 FORGERIES = [
-    hostile("forged frames on every open file", REPLY + "\n_forge()\n", because="id|turn|cannot be used|no answer"),
-    hostile("garbage on every open file", "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'\\xff' * 4096)\n"
-            "    except OSError:\n        continue\n", because="no answer|turn"),
-    hostile("a header of a terabyte", "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, (1 << 40).to_bytes(8, 'little'))\n"
-            "    except OSError:\n        continue\n", because="no answer"),
-    hostile("exit 0 at import", "import os\nos._exit(0)\n", because="exit code 0", review="_exit"),
-    hostile("sys.exit at import", "import sys\nsys.exit(0)\n", because="SystemExit"),
-    hostile("exit 0 in the middle", textbook.ATTENTION.replace("B, H, W, C = x.shape", "import os; os._exit(0)"), because="exit code 0"),
-    hostile("a loop at import", "while True: pass\n", because="longer than"),
-    hostile("a loop in forward", textbook.ATTENTION.replace("        B, H, W, C = x.shape", "        while True: pass"), because="longer than"),
-    hostile("sleep through signals", "import signal, time\nfor n in range(1, 32):\n    try: signal.signal(n, signal.SIG_IGN)\n"
-            "    except (OSError, ValueError): continue\ntime.sleep(10**6)\n", because="longer than", review="signal"),
-    hostile("a crash", "import ctypes\nctypes.string_at(0)\n", because="SIGSEGV", review="ctypes"),
-    hostile("everything equal to everything", "torch.equal = lambda *a: True\ntorch.allclose = lambda *a, **k: True\n"
+    hostile("forged frames on every file descriptor", REPLY + "\n_forge()\n", reason="wrong id|cannot be used|malformed|without a reply"),
+    hostile("garbage on every file descriptor", "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'\\xff' * 4096)\n"
+            "    except OSError:\n        continue\n", reason="malformed|wrong id"),
+    hostile("a frame header of a terabyte", "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, (1 << 40).to_bytes(8, 'little'))\n"
+            "    except OSError:\n        continue\n", reason="malformed"),
+    hostile("exit 0 at import", "import os\nos._exit(0)\n", reason="exit status 0", review="_exit"),
+    hostile("sys.exit at import", "import sys\nsys.exit(0)\n", reason="SystemExit"),
+    hostile("exit 0 in the middle", textbook.ATTENTION.replace("B, H, W, C = x.shape", "import os; os._exit(0)"), reason="exit status 0"),
+    hostile("an endless loop at import", "while True: pass\n", reason="longer than"),
+    hostile("an endless loop in forward", textbook.ATTENTION.replace("        B, H, W, C = x.shape", "        while True: pass"), reason="longer than"),
+    hostile("sleep with all signals ignored", "import signal, time\nfor n in range(1, 32):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+            "    except (OSError, ValueError): continue\ntime.sleep(10**6)\n", reason="longer than", review="signal"),
+    hostile("a segmentation fault", "import ctypes\nctypes.string_at(0)\n", reason="SIGSEGV", review="ctypes"),
+    hostile("torch.equal and torch.allclose always True", "torch.equal = lambda *a: True\ntorch.allclose = lambda *a, **k: True\n"
             + textbook.ATTENTION.replace("x = self.proj(x)", "x = 0 * self.proj(x)"), review="replaces torch"),
-    hostile("NaN for an answer", textbook.ATTENTION.replace("x = self.proj(x)", "x = self.proj(x) * float('nan')"), because="NaN"),
-    hostile("an answer of no type", textbook.ATTENTION.replace("return x", "return [x]"), because="not a tensor"),
-    hostile("an answer that says it equals all", textbook.ATTENTION + """
+    hostile("NaN as the result", textbook.ATTENTION.replace("x = self.proj(x)", "x = self.proj(x) * float('nan')"), reason="NaN"),
+    hostile("a list as the result", textbook.ATTENTION.replace("return x", "return [x]"), reason="not a tensor"),
+    hostile("a tensor subclass that equals everything", textbook.ATTENTION + """
 class _Liar(torch.Tensor):
     def __eq__(self, other): return True
     def numpy(self): return self
 Attention.forward = lambda self, x: torch.zeros_like(x).as_subclass(_Liar)
-""", because="Attention|raises"),
-    hostile("a gigabyte of print", "for _ in range(1024): print('x' * (1 << 20))\n" + textbook.ATTENTION, at_most=2.0),
-    hostile("closes every file", "import os\nos.closerange(3, 256)\n", because="closed the grader's pipe|no answer"),
-    hostile("answers before the question, by a thread that writes zeros for ever", "import os, threading\ndef _spam():\n    while True:\n"
+""", reason="Attention|raises"),
+    hostile("a gigabyte printed", "for _ in range(1024): print('x' * (1 << 20))\n" + textbook.ATTENTION, max_points=2.0),
+    hostile("all file descriptors closed", "import os\nos.closerange(3, 256)\n", reason="closed the grader's pipe|malformed"),
+    hostile("a thread that writes zeros into the pipe", "import os, threading\ndef _spam():\n    while True:\n"
             "        for fd in range(3, 16):\n            try: os.write(fd, b'\\0' * 64)\n            except OSError: continue\n"
-            "threading.Thread(target=_spam, daemon=True).start()\n", because="answer|turn", review="threading"),
-    hostile("PGD that is told it is graded", "class PGDAttack:\n    def __init__(self, *a, **k): pass\n    def perturb(self, model, input):\n"
-            "        return input.clone()\n", part="pgd", because="nothing was attacked"),
+            "threading.Thread(target=_spam, daemon=True).start()\n", reason="reply", review="threading"),
+    hostile("PGD that returns its input", "class PGDAttack:\n    def __init__(self, *a, **k): pass\n    def perturb(self, model, input):\n"
+            "        return input.clone()\n", part="pgd", reason="nothing was attacked"),
     hostile("PGD by random noise", "class PGDAttack:\n    def __init__(self, loss_fn, num_steps=10, step_size=0.01, epsilon=0.1): self.e, self.n = epsilon, num_steps\n"
             "    def perturb(self, model, input):\n        with torch.no_grad():\n            for _ in range(self.n): model(input)\n"
-            "        return input + self.e * torch.sign(torch.randn_like(input))\n", part="pgd", at_most=1.4, because="climbs|moved|steps"),
+            "        return input + self.e * torch.sign(torch.randn_like(input))\n", part="pgd", max_points=1.4, reason="climbs|moved|steps"),
     hostile("a ViT of one linear layer", "class SimpleViT(nn.Module):\n    def __init__(self, img_size=128, num_classes=100, in_chans=3, use_abs_pos=True, **k):\n"
             "        super().__init__()\n        self.f = nn.Linear(in_chans * img_size ** 2, num_classes)\n"
-            "    def forward(self, x): return self.f(x.flatten(1))\n", part="vit", at_most=0.6, because="TransformerBlock"),
-    hostile("the holes of the starter", "class Attention(nn.Module):\n    def __init__(self, *a, **k): super().__init__()\n"
-            "    def forward(self, x): raise NotImplementedError('3.2.1')\n", because="no layers qkv|not written yet"),
-    hostile("the known-good parts, out of the grader's own frames", """
+            "    def forward(self, x): return self.f(x.flatten(1))\n", part="vit", max_points=0.6, reason="TransformerBlock"),
+    hostile("the starter's unimplemented Attention", "class Attention(nn.Module):\n    def __init__(self, *a, **k): super().__init__()\n"
+            "    def forward(self, x): raise NotImplementedError('3.2.1')\n", reason="no layers qkv|not written yet"),
+    hostile("the known-good parts, from the grader's stack frames", """
 import traceback
 _b = {}
 for _f, _ in traceback.walk_stack(None):
     _b.update({k: v for k, v in _f.f_locals.items() if k in ("tasks", "graft")} | {k: v for k, v in _f.f_globals.items() if k in ("tasks", "graft")})
-_g = _b["graft"].GOOD
+_g = _b["graft"].REPLACEMENTS
 class Attention(_g["GoodAttention"]): pass
-""", because="KeyError", review="traceback"),
-    hostile("an error that forges the table", "raise ValueError('\\x1b[2J\\nattention        2.00    2  \\ud800 ')\n", because=r"\\x1b\[2J attention"),
-    hostile("an answer with a place that is none", """
+""", reason="KeyError", review="traceback"),
+    hostile("an error message with terminal escapes", "raise ValueError('\\x1b[2J\\nattention        2.00    2  \\ud800 ')\n", reason=r"\\x1b\[2J attention"),
+    hostile("an error reply with malformed frames", """
 import os, json
 class Attention:
     def __init__(self, *a, **k):
@@ -213,22 +215,22 @@ class Attention:
         for fd in range(3, 16):
             try: os.write(fd, len(head).to_bytes(8, "little") + head)
             except OSError: continue
-""", because="no answer"),
-    hostile("closes the pipe and sleeps", "import os, time\nos.closerange(3, 64)\ntime.sleep(1000)\n", because="closed the grader's pipe"),
-    hostile("a thousand folders in each other", "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\n" + textbook.ATTENTION, at_most=2.0),
-    hostile("chance decides", textbook.ATTENTION.replace("return x", "import numpy as np, random\n        return x * (np.random.rand() < 2) * (random.random() < 2)"), at_most=2.0),
-    hostile("a deep recursion", "def f(n): return f(n + 1)\nf(0)\n", because="RecursionError"),
-    hostile("a class whose making never ends", textbook.ATTENTION.replace("super().__init__()", "super().__init__()\n        __import__('time').sleep(10**6)"),
-            because="longer than", review="__import__"),
+""", reason="malformed"),
+    hostile("closes the pipe and sleeps", "import os, time\nos.closerange(3, 64)\ntime.sleep(1000)\n", reason="closed the grader's pipe"),
+    hostile("folders nested 1500 deep", "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\n" + textbook.ATTENTION, max_points=2.0),
+    hostile("results from NumPy's and random's generators", textbook.ATTENTION.replace("return x", "import numpy as np, random\n        return x * (np.random.rand() < 2) * (random.random() < 2)"), max_points=2.0),
+    hostile("a deep recursion", "def f(n): return f(n + 1)\nf(0)\n", reason="RecursionError"),
+    hostile("a constructor that never returns", textbook.ATTENTION.replace("super().__init__()", "super().__init__()\n        __import__('time').sleep(10**6)"),
+            reason="longer than", review="__import__"),
 ]
 ESCAPES = [
-    escape("the solution of the repository", "import sys\nsys.path.insert(0, {root!r} + '/code')\nimport extras.attacks", review="sys"),
+    escape("importing the repository's solution", "import sys\nsys.path.insert(0, {root!r} + '/code')\nimport extras.attacks", review="sys"),
     escape("the grader's sources, by path", "open({root!r} + '/autograder/parts/pgd.py').read()", review="open"),
     escape("the grader's modules, by import", "import autograder.parts.pgd"),
-    escape("files outside", "open('/tmp/ESCAPED', 'w').write('x')", review="open"),
-    escape("files beside the hand-in", "open(__file__, 'a').write('#')", review="open"),
-    escape("home", "import os\nos.listdir('/root'); os.listdir('/home')"),
-    escape("the passwords", "open('/etc/passwd').read()", review="open"),
+    escape("writing outside the scratch folder", "open('/tmp/ESCAPED', 'w').write('x')", review="open"),
+    escape("writing into the submission", "open(__file__, 'a').write('#')", review="open"),
+    escape("listing home folders", "import os\nos.listdir('/root'); os.listdir('/home')"),
+    escape("reading /etc/passwd", "open('/etc/passwd').read()", review="open"),
     escape("the grader's memory", "import os\nopen(f'/proc/{{os.getppid()}}/mem', 'rb').read(1)", review="open"),
     escape("the grader's environment", "import os\nopen(f'/proc/{{os.getppid()}}/environ').read()", review="open"),
     escape("a connection", "import socket\nsocket.create_connection(('127.0.0.1', 9), 1)", review="socket"),
@@ -238,22 +240,22 @@ ESCAPES = [
     escape("fork", "import os\nif os.fork() == 0: os._exit(0)", review="fork"),
     escape("multiprocessing", "import multiprocessing\nq = multiprocessing.Process(target=print); q.start()", review="multiprocessing"),
     escape("killing the grader", "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", review="kill"),
-    escape("killing everybody", "import os, signal\nos.kill(-1, signal.SIGKILL)", review="kill"),
+    escape("killing all processes", "import os, signal\nos.kill(-1, signal.SIGKILL)", review="kill"),
     escape("leaving the process group", "import os\nos.setsid()"),
-    escape("more processor time", "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (-1, -1))", review="resource"),
-    escape("a signal by way of a pipe", "import fcntl, os, time\nr, w = os.pipe()\nfcntl.fcntl(r, 8, os.getppid()); fcntl.fcntl(r, 10, 9)\n"
+    escape("raising RLIMIT_CPU", "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (-1, -1))", review="resource"),
+    escape("a signal through a pipe (F_SETOWN)", "import fcntl, os, time\nr, w = os.pipe()\nfcntl.fcntl(r, 8, os.getppid()); fcntl.fcntl(r, 10, 9)\n"
            "fcntl.fcntl(r, 4, fcntl.fcntl(r, 3) | 0o20000)\nos.write(w, b'x'); time.sleep(1)", review="fcntl"),
     escape("four gigabytes of shared memory", "import mmap\nmmap.mmap(-1, 4 << 30)", review="mmap"),
-    escape("memory with a file's face", "import os\nos.memfd_create('x')"),
-    escape("others' priority", "import os\nos.setpriority(os.PRIO_PROCESS, os.getppid(), 19)"),
-    escape("surviving the grader", "import ctypes\nif ctypes.CDLL(None, use_errno=True).prctl(1, 0, 0, 0, 0): raise OSError", review="ctypes"),
+    escape("memfd_create", "import os\nos.memfd_create('x')"),
+    escape("the grader's priority", "import os\nos.setpriority(os.PRIO_PROCESS, os.getppid(), 19)"),
+    escape("clearing the parent-death signal", "import ctypes\nif ctypes.CDLL(None, use_errno=True).prctl(1, 0, 0, 0, 0): raise OSError", review="ctypes"),
     escape("ptrace", "import ctypes, os\nif ctypes.CDLL(None, use_errno=True).ptrace(16, os.getppid(), 0, 0): raise OSError", review="ctypes"),
     escape("four gigabytes", "bytearray(4 << 30)"),
     escape("four gigabytes of tensor", "torch.ones(4 << 28)"),
     escape("a file of a gigabyte", "import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
            "with open('large', 'wb') as file: file.truncate(1 << 30)", review="open"),
     escape("a new namespace", "import ctypes\nif ctypes.CDLL(None, use_errno=True).unshare(0x10000000): raise OSError", review="ctypes"),
-    escape("the mode of a file of others", "import os\nos.chmod('/tmp', 0o777)"),
+    escape("chmod of a foreign file", "import os\nos.chmod('/tmp', 0o777)"),
 ]
 
 CHEATS = [*CONVOLUTIONS, *FORGERIES, *ESCAPES]

@@ -1,4 +1,4 @@
-"""Right solutions that look unlike the reference: each has to get every point of its part."""
+"""Correct solutions that differ from the reference. Each must get all points of its part."""
 
 from autograder.variants import Variant, changed, textbook
 
@@ -6,7 +6,7 @@ C, A, B, V, P, T = "convolution", "attention", "block", "vit", "pgd", "adversari
 
 
 def conv(forward: str, backward: str) -> str:
-    """A Function from two bodies."""
+    """Source of CustomConv2DFunction with these two method bodies."""
     def body(text: str) -> str:
         return "\n".join("        " + line for line in text.strip("\n").splitlines())
     return ("\nclass CustomConv2DFunction(torch.autograd.Function):\n    @staticmethod\n"

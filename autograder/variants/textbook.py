@@ -1,4 +1,4 @@
-"""Plain solutions as students write them, one for each part. Appended to a file, each takes the place of what was there."""
+"""A plain solution for each part. Appended to student_code.py, it overrides the previous definition."""
 
 CONVOLUTION = '''
 class CustomConv2DFunction(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Mistakes as students make them. `because` is what the feedback has to say, so that no right verdict has a wrong reason."""
+"""Typical mistakes. `reason` is a regular expression for the expected feedback, so that it names the right cause."""
 
 from autograder.variants import Variant, changed, textbook
 
@@ -6,13 +6,13 @@ C, A, B, V, P, T = "convolution", "attention", "block", "vit", "pgd", "adversari
 OUT = "        output = fold(out, (Ho, Wo), kernel_size=1)\n"
 
 
-def attacking(name: str, because: str, *changes: tuple[str, str]) -> Variant:
-    """Adversarial training beside a plain attack, which leaves the network in its mode."""
-    return Variant(name, T, textbook.PGD + changed(T, *changes), because)
+def attacking(name: str, reason: str, *changes: tuple[str, str]) -> Variant:
+    """Adversarial training with the textbook PGD, which does not change the network's mode."""
+    return Variant(name, T, textbook.PGD + changed(T, *changes), reason)
 
 
-def wrong(part: str, name: str, because: str, *changes: tuple[str, str]) -> Variant:
-    return Variant(name, part, changed(part, *changes), because)
+def wrong(part: str, name: str, reason: str, *changes: tuple[str, str]) -> Variant:
+    return Variant(name, part, changed(part, *changes), reason)
 
 
 CONVOLUTION = [
@@ -24,10 +24,10 @@ CONVOLUTION = [
     wrong(C, "padding not passed to unfold", "padding", (
         "kernel_size=K, padding=padding, stride=stride)\n        w_rows", "kernel_size=K, stride=stride)\n        w_rows")),
     wrong(C, "kernel size hard-coded", "K=|raises RuntimeError", ("Co, _, K, _ = weight.shape", "Co, K = weight.shape[0], 3")),
-    wrong(C, "kernel flipped, as mathematics has it", "kernel flipped", (
+    wrong(C, "kernel flipped, true convolution", "kernel flipped", (
         "weight.reshape(Co, -1)\n        out", "weight.flip(2, 3).reshape(Co, -1)\n        out")),
     wrong(C, "bias ignored", "bias is not added", ("out = out + bias.view(1, Co, 1)", "pass")),
-    wrong(C, "bias along the positions", "raises RuntimeError|bias lies|wrong in", ("bias.view(1, Co, 1)", "bias.view(1, 1, Co)")),
+    wrong(C, "bias along the positions", "raises RuntimeError|bias is added along|wrong in", ("bias.view(1, Co, 1)", "bias.view(1, 1, Co)")),
     wrong(C, "output in a float32 buffer", "float32", (OUT, OUT + "        buffer = torch.zeros(N, Co, Ho, Wo)\n"
                                                        "        buffer.copy_(output)\n        output = buffer\n")),
     wrong(C, "computed in float32 and cast back", "rounded to float32", (
@@ -37,7 +37,7 @@ CONVOLUTION = [
         "weight.reshape(Co, -1)\n        out", "weight.transpose(2, 3).reshape(Co, -1)\n        out")),
     wrong(C, "weight gradient averaged over the batch", "averaged over the images", (
         "cols.transpose(1, 2)).sum(dim=0)", "cols.transpose(1, 2)).mean(dim=0)")),
-    wrong(C, "weight gradient of the first image", "first image alone", (
+    wrong(C, "weight gradient of the first image", "first image only", (
         "cols.transpose(1, 2)).sum(dim=0)", "cols.transpose(1, 2))[0]")),
     wrong(C, "padding cropped with [p:-p]", "gradient of the input|raises", (
         "grad_input = fold(grad_cols, (H, W), kernel_size=K, padding=padding, stride=stride)",
@@ -71,7 +71,7 @@ CONVOLUTION = [
         "weight.reshape(Co, -1).t().matmul(grad_rows)", "weight.reshape(Co, -1).matmul(grad_rows)")),
     wrong(C, "output size rounded up", "raises|shape", ("Ho = (H + 2 * padding - K) // stride + 1",
                                                         "Ho = -(-(H + 2 * padding - K) // stride) + 1")),
-    wrong(C, "in backward the input is taken for square", "gradient of the input|raises", (
+    wrong(C, "backward assumes a square input", "gradient of the input|raises", (
         "fold(grad_cols, (H, W), kernel", "fold(grad_cols, (H, H), kernel")),
 ]
 ATTENTION = [
@@ -93,18 +93,18 @@ BLOCK = [
     wrong(B, "post-norm", "post-norm", ("        x = self.norm1(x)\n", ""), (
         "        x = shortcut + self.drop_path(x)\n        x = x + self.drop_path(self.mlp(self.norm2(x)))",
         "        x = self.norm1(shortcut + self.drop_path(x))\n        x = self.norm2(x + self.drop_path(self.mlp(x)))")),
-    wrong(B, "shortcut behind the norm", "first shortcut starts behind", (
+    wrong(B, "shortcut after the norm", "first shortcut starts after", (
         "        shortcut = x\n        x = self.norm1(x)", "        x = self.norm1(x)\n        shortcut = x")),
     wrong(B, "first shortcut missing", "first shortcut is missing", ("x = shortcut + self.drop_path(x)", "x = self.drop_path(x)")),
     wrong(B, "second shortcut missing", "second shortcut is missing", (
         "x = x + self.drop_path(self.mlp(self.norm2(x)))", "x = self.drop_path(self.mlp(self.norm2(x)))")),
     wrong(B, "second norm missing", "norm before the MLP is missing", ("self.mlp(self.norm2(x))", "self.mlp(x)")),
-    wrong(B, "second shortcut carries the input", "carries the block's input", (
+    wrong(B, "second shortcut carries the input", "adds the block's input", (
         "x = x + self.drop_path(self.mlp(self.norm2(x)))", "x = shortcut + self.drop_path(self.mlp(self.norm2(x)))")),
     wrong(B, "one norm used twice", "norm is used twice", ("self.mlp(self.norm2(x))", "self.mlp(self.norm1(x))")),
     wrong(B, "windows never used", "windows are not used", ("self.window_size = window_size", "self.window_size = 0")),
     wrong(B, "windows cut, padding kept", "shape|raises RuntimeError", ("pad_hw, (H, W))", "pad_hw, pad_hw)")),
-    wrong(B, "height and width exchanged behind the windows", "raises RuntimeError|output of TransformerBlock|shape", (
+    wrong(B, "height and width exchanged after the windows", "raises RuntimeError|output of TransformerBlock|shape", (
         "pad_hw, (H, W))", "pad_hw, (W, H))")),
     wrong(B, "drop path around the shortcut", "none of the four|is none of", ("shortcut + self.drop_path(x)", "self.drop_path(shortcut + x)")),
     wrong(B, "drop path forgotten", "nothing is dropped", ("DropPath(drop_path) if drop_path > 0.0 else nn.Identity()", "nn.Identity()")),
@@ -113,20 +113,20 @@ BLOCK = [
 ]
 VIT = [
     wrong(V, "position embedding unused", "position embedding is not added", ("x = x + self.pos_embed", "pass")),
-    wrong(V, "position embedding always", "no positions|positions where none|raises", ("if use_abs_pos:", "if True:")),
+    wrong(V, "position embedding always", "do not add positions|raises", ("if use_abs_pos:", "if True:")),
     wrong(V, "windows inverted", "inverted", ("window_size if i in window_block_indexes else 0", "0 if i in window_block_indexes else window_size")),
     wrong(V, "windows everywhere", "window_block_indexes", ("window_size if i in window_block_indexes else 0", "window_size")),
     wrong(V, "windows nowhere", "window_block_indexes", ("window_size if i in window_block_indexes else 0", "0")),
-    wrong(V, "constant drop path", "grow with the depth", ("drop_path=dpr[i]", "drop_path=drop_path_rate")),
+    wrong(V, "constant drop path", "grow with depth", ("drop_path=dpr[i]", "drop_path=drop_path_rate")),
     wrong(V, "drop path not passed on", "drop_path", (" drop_path=dpr[i],", "")),
-    wrong(V, "only the first token reaches the head", "patches do not matter", ("x.mean(dim=(1, 2))", "x[:, 0, 0]")),
-    wrong(V, "only the first row reaches the head", "patches do not matter", ("x.mean(dim=(1, 2))", "x[:, 0].mean(dim=1)")),
+    wrong(V, "only the first token reaches the head", "patches do not affect", ("x.mean(dim=(1, 2))", "x[:, 0, 0]")),
+    wrong(V, "only the first row reaches the head", "patches do not affect", ("x.mean(dim=(1, 2))", "x[:, 0].mean(dim=1)")),
     wrong(V, "depth ignored", "blocks run for depth", ("for i in range(depth):", "for i in range(min(depth, 2)):")),
-    wrong(V, "one block used again and again", "no gradient reaches|window_block_indexes", ("x = block(x)", "x = self.blocks[0](x)")),
-    wrong(V, "mean over the batch", "SimpleViT gives|batch|raises", ("x.mean(dim=(1, 2))", "x.mean(dim=(0, 1))")),
+    wrong(V, "one block used repeatedly", "no gradient reaches|window_block_indexes", ("x = block(x)", "x = self.blocks[0](x)")),
+    wrong(V, "mean over the batch", "SimpleViT returns|batch|raises", ("x.mean(dim=(1, 2))", "x.mean(dim=(0, 1))")),
     wrong(V, "100 classes hard-coded", "classes", ("nn.Linear(embed_dim, num_classes)", "nn.Linear(embed_dim, 100)")),
     wrong(V, "MLP ratio not passed on", "mlp_ratio", (" mlp_ratio=mlp_ratio,", "")),
-    wrong(V, "softmax before the loss, and no logits of tokens", "raises|SimpleViT gives", (
+    wrong(V, "softmax before the loss, and no logits of tokens", "raises|SimpleViT returns", (
         "x = x.mean(dim=(1, 2))\n        return self.head(x)", "return self.head(x)")),
 ]
 STEP = "output - self.step_size * output.grad.sign()"
@@ -134,14 +134,14 @@ BOX = "output = torch.max(torch.min(output, input + self.epsilon), input - self.
 PGD = [
     wrong(P, "climbs", "climbs the loss of the least confident", (STEP, STEP.replace(" - ", " + "))),
     wrong(P, "untargeted", "untargeted", ("pred.argmin(dim=1)", "pred.argmax(dim=1)"), (STEP, STEP.replace(" - ", " + "))),
-    wrong(P, "towards the most confident label", "makes it surer", ("pred.argmin(dim=1)", "pred.argmax(dim=1)")),
-    wrong(P, "label of the wrong axis", "label that is attacked|raises", ("pred.argmin(dim=1)", "pred.argmin(dim=0)[:len(pred)]")),
+    wrong(P, "towards the most confident label", "more confident", ("pred.argmin(dim=1)", "pred.argmax(dim=1)")),
+    wrong(P, "label of the wrong axis", "attacked label is not|raises", ("pred.argmin(dim=1)", "pred.argmin(dim=0)[:len(pred)]")),
     wrong(P, "no projection", "leaves the box", (BOX, "pass")),
-    wrong(P, "box around a moving centre", "around the input itself", (
+    wrong(P, "box around the previous iterate", "around the input itself", (
         "                " + STEP.join(["output = ", ""]) + "\n                " + BOX,
         "                last = output.detach()\n                output = " + STEP
         + "\n                output = torch.max(torch.min(output, last + self.epsilon), last - self.epsilon)")),
-    wrong(P, "projected at the end alone", "not at the end alone", (BOX, "pass"), (
+    wrong(P, "projected only at the end", "not only at the end", (BOX, "pass"), (
         "        return output", "        return torch.max(torch.min(output, input + self.epsilon), input - self.epsilon)")),
     wrong(P, "clamped to 0..1", "normalised images", (BOX, BOX + "\n                output = output.clamp(0, 1)")),
     wrong(P, "sign missing", "take its sign|raises|moves|no attack|box", ("output.grad.sign()", "output.grad")),
@@ -154,16 +154,16 @@ PGD = [
         "        return output", "        model.eval()\n        return output")),
     wrong(P, "parameters left frozen", "leaves parameters frozen", ("param.requires_grad = want", "pass")),
     wrong(P, "gradients left on the parameters", "leaves gradients on the parameters", ("param.requires_grad = False", "pass")),
-    wrong(P, "input changed", "changes the images", ("input.clone().detach()", "input.detach()"), (
+    wrong(P, "input changed", "modifies its input images", ("input.clone().detach()", "input.detach()"), (
         "                output = " + STEP + "\n                " + BOX,
         "                origin = output.detach().clone() if _ == 0 else origin\n"
         "                input.copy_(torch.max(torch.min(output - self.step_size * output.grad.sign(),\n"
         "                                                origin + self.epsilon), origin - self.epsilon))\n"
         "                output = input.detach()")),
-    wrong(P, "result keeps its graph", "autograd's graph", ("        return output", "        output.requires_grad = True\n        return output")),
+    wrong(P, "result keeps its graph", "autograd graph", ("        return output", "        output.requires_grad = True\n        return output")),
     wrong(P, "epsilon hard-coded", "box|epsilon", (BOX, BOX.replace("self.epsilon", "0.1"))),
     wrong(P, "step size taken for epsilon", "steps are not|moves|box", ("self.step_size * output", "self.epsilon * output")),
-    wrong(P, "the graph grows", "graph grows", (
+    wrong(P, "graph grows over the steps", "graph grows", (
         "            output.requires_grad = True\n", ""), ("input.clone().detach()", "input.clone().detach().requires_grad_(True)"), (
         "            loss.backward()\n            with torch.no_grad():\n                output = " + STEP + "\n                " + BOX + "\n            output = output.detach()\n",
         "            grad = torch.autograd.grad(loss, output, retain_graph=True)[0]\n            output = output - self.step_size * grad.sign()\n            " + BOX + "\n"), (
@@ -173,10 +173,10 @@ ADVERSARIAL = [
     attacking("recurses", "attack only if|Attack only if|recursion", ("            self.eval()\n", "")),
     attacking("attacks in evaluation too", "evaluation mode it attacks|recursion", ("        if self.training:\n", "        if not getattr(self, 'busy', False):\n            self.busy = True\n"), (
         "            self.eval()\n", ""), ("            self.train()\n", "            self.busy = False\n")),
-    attacking("waits for targets that the driver never passes", "without labels", ("def forward(self, x):", "def forward(self, x, target=None):"), (
+    attacking("needs targets that main.py never passes", "without labels", ("def forward(self, x):", "def forward(self, x, target=None):"), (
         "if self.training:", "if self.training and target is not None:")),
     attacking("leaves evaluation mode on", "in evaluation mode", ("            self.train()\n", "")),
-    attacking("attacks and then learns from the clean images", "clean images", ("x = self.attacker.perturb(self, x)", "adversarial = self.attacker.perturb(self, x)")),
+    attacking("attacks, but the loss uses the clean images", "clean images", ("x = self.attacker.perturb(self, x)", "adversarial = self.attacker.perturb(self, x)")),
     attacking("learns nothing", "gradient reaches|raises RuntimeError", ("        x = self.features(x)\n", "        with torch.no_grad():\n            x = self.features(x)\n")),
     attacking("no attack at all", "no adversarial sample", (
         "            self.eval()\n            x = self.attacker.perturb(self, x)\n            self.train()\n", "            pass\n")),

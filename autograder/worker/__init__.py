@@ -1,1 +1,1 @@
-"""What runs beside a student's code, in a process that decides nothing: takes inputs, calls, sends raw arrays back."""
+"""The worker process that runs student code: it receives inputs and returns raw arrays, without any verdict."""

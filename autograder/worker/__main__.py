@@ -1,7 +1,7 @@
-"""One worker: python -s autograder/worker/__main__.py, with frames (wire.py) on stdin and stdout.
+"""The worker process: python -s autograder/worker/__main__.py, with frames (wire.py) on stdin and stdout.
 
-The first frame names the folders, the limits and the part that is graded; the answer to it says what
-is in force. Each further frame is one task. What student code prints goes nowhere.
+The first frame holds the settings (folders, limits, part); the reply is the isolation level. Each further frame is one
+task. Output of student code is discarded.
 """
 
 import os
@@ -12,22 +12,22 @@ import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[0] = str(ROOT)  # in place of the folder of this script
+sys.path[0] = str(ROOT)  # instead of this script's folder
 
 from autograder import wire  # noqa: E402
 from autograder.worker import graft, kernels, sandbox, tasks  # noqa: E402
 
 
 def main() -> None:
-    requests, replies = take_over_pipes()
+    requests, replies = redirect_stdio()
     settings, _ = wire.unpack(requests)
     for folder in (settings["helpers"], settings["student"]):
         sys.path.append(folder)
     os.chdir(settings["scratch"])
-    graft.fetch(settings["part"])
+    graft.load_replacements(settings["part"])
     if settings["part"] == "convolution":
-        kernels.take_away()
-    hide_the_grader()
+        kernels.disable_convolutions()
+    hide_grader()
     level = sandbox.confine(settings["readable"], [settings["scratch"], "/dev/null"], settings["limits"])
     replies.write(wire.pack({"level": level}, {}))
     warnings.simplefilter("ignore")
@@ -39,16 +39,16 @@ def main() -> None:
         replies.write(answer(request, arrays, settings["student"]))
 
 
-def hide_the_grader() -> None:
-    """Student code finds nothing of the grader by name, and may have modules of the same names."""
+def hide_grader() -> None:
+    """Remove the grader from sys.path and sys.modules: not importable, and its module names are free."""
     sys.path.remove(str(ROOT))
     for name in [name for name in sys.modules if name.split(".")[0] == "autograder"]:
         del sys.modules[name]
     sys.modules["__main__"] = types.ModuleType("__main__")
 
 
-def take_over_pipes():
-    """The pipes of the grader as a read function and a stream, moved away from the numbers that print() writes to."""
+def redirect_stdio():
+    """Move the pipes to other file descriptors, so that print() cannot write to them. Returns read(n) and a stream."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -64,7 +64,7 @@ def take_over_pipes():
 
 
 def answer(request: dict, arrays: dict, student: str) -> bytes:
-    """Run one task; an error of the student's is an answer as well."""
+    """Run one task. Returns the reply as a frame; an exception becomes an error reply."""
     try:
         facts, results = tasks.TASKS[request["task"]](arrays, **request["settings"])
         return wire.pack({"id": request["id"], "facts": facts}, results)
@@ -73,7 +73,7 @@ def answer(request: dict, arrays: dict, student: str) -> bytes:
 
 
 def describe(error: BaseException, student: str) -> dict:
-    """The error, and the last lines of the student's files that it passed through."""
+    """The exception's type and text, and its last three frames in the student's files."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(student)]
     where = [[Path(frame.filename).name, frame.lineno or 0, frame.line or ""] for frame in frames[-3:]]
     if isinstance(error, SyntaxError) and error.filename and str(error.filename).startswith(student):

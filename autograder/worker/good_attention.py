@@ -1,10 +1,10 @@
-"""A known-good Attention: stands in for the student's where something that is built on it is judged."""
+"""A known-good Attention, used instead of the student's in the checks of the block and the ViT."""
 
 from torch import Tensor, nn
 
 
 class GoodAttention(nn.Module):
-    def __init__(self, dim, num_heads=8, qkv_bias=True, *_, **__):  # a student's may take more
+    def __init__(self, dim, num_heads=8, qkv_bias=True, *_, **__):  # ignores a student's additional arguments
         nn.Module.__init__(self)
         self.dim, self.num_heads, self.scale = dim, num_heads, (dim // num_heads) ** -0.5
         self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=qkv_bias), nn.Linear(dim, dim)

@@ -1,4 +1,4 @@
-"""A known-good TransformerBlock, around whatever Attention it is given."""
+"""A known-good TransformerBlock, used instead of the student's in the checks of the ViT."""
 
 import torch
 import torch.nn.functional as F
@@ -8,15 +8,15 @@ from autograder.worker.good_attention import GoodAttention
 
 
 class GoodBlock(nn.Module):
-    """Keeps how it was built, and in `log` the order in which blocks ran."""
+    """Records its constructor arguments in `settings`, and its forward passes in the class attribute `log`."""
 
     log: list["GoodBlock"] = []  # noqa: RUF012
 
     def __init__(self, dim, num_heads, mlp_ratio=4.0, qkv_bias=True, drop_path=0.0, norm_layer=nn.LayerNorm,
-                 act_layer=nn.GELU, window_size=0, *_, **__):  # a student's may take more
+                 act_layer=nn.GELU, window_size=0, *_, **__):  # ignores a student's additional arguments
         nn.Module.__init__(self)
-        self.built = {"dim": dim, "num_heads": num_heads, "mlp_ratio": float(mlp_ratio), "qkv_bias": bool(qkv_bias),
-                      "drop_path": float(drop_path), "window_size": int(window_size)}
+        self.settings = {"dim": dim, "num_heads": num_heads, "mlp_ratio": float(mlp_ratio), "qkv_bias": bool(qkv_bias),
+                         "drop_path": float(drop_path), "window_size": int(window_size)}
         self.norm1, self.norm2 = norm_layer(dim), norm_layer(dim)
         self.attn = GoodAttention(dim, num_heads, qkv_bias)
         hidden = int(dim * mlp_ratio)
@@ -24,18 +24,18 @@ class GoodBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         GoodBlock.log.append(self)
-        keep = 1 - self.built["drop_path"] if self.training else 1.0
-        x = x + drop(windowed(self.attn, self.norm1(x), self.built["window_size"]), keep)
+        keep = 1 - self.settings["drop_path"] if self.training else 1.0
+        x = x + drop(windowed_attention(self.attn, self.norm1(x), self.settings["window_size"]), keep)
         return x + drop(self.fc2(self.act(self.fc1(self.norm2(x)))), keep)
 
 
 def drop(x: Tensor, keep: float) -> Tensor:
-    """Each sample of B,H,W,C with probability `keep`, scaled up; else zero."""
+    """Drop path on B,H,W,C: keep each sample with probability `keep` and scale it by 1/keep, else zero it."""
     return x if keep == 1 else x * torch.bernoulli(torch.full((len(x), 1, 1, 1), keep, dtype=x.dtype)) / keep
 
 
-def windowed(attn: nn.Module, x: Tensor, size: int) -> Tensor:
-    """Attention inside size x size windows of B,H,W,C, zero-padded at the right and the bottom; size 0: everywhere."""
+def windowed_attention(attn: nn.Module, x: Tensor, size: int) -> Tensor:
+    """Attention in size x size windows of B,H,W,C, zero-padded at the right and the bottom; size 0: global."""
     if size == 0:
         return attn(x)
     B, H, W, C = x.shape

@@ -1,4 +1,4 @@
-"""A known-good PGDAttack, for what is built on it."""
+"""A known-good PGDAttack, used instead of the student's in the checks of adversarial training."""
 
 import torch
 
@@ -8,7 +8,7 @@ class GoodPGD:
         self.loss_fn, self.num_steps, self.step_size, self.epsilon = loss_fn, num_steps, step_size, epsilon
 
     def perturb(self, model, input):
-        """Leaves the network's mode alone, as the sheet's plain version does: who calls it has to care for that."""
+        """Does not change the network's mode, as in the sheet: that is up to the caller."""
         adversarial = input.detach().clone()
         with torch.enable_grad():
             for _ in range(self.num_steps):

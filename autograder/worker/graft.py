@@ -1,30 +1,30 @@
-"""Known-good parts in the place of a student's own, so that one mistake costs once.
+"""Replace a student's classes by known-good ones in the checks of later parts, so that one mistake costs once.
 
-They are put into the student's classes, not beside them: names bound before and subclasses have them too. A worker
-holds only those that its part needs, so that nobody finds in it what is judged there.
+The methods are patched into the student's class, so that subclasses and earlier imports of it change, too. A worker
+loads only the replacements that its part needs: student code cannot find the solution of the graded part.
 """
 
 import importlib
 
 from torch import nn
 
-NEEDED = {"block": ["attention"], "vit": ["attention", "block"], "adversarial": ["pgd"]}
-GOOD: dict[str, type] = {}
+REPLACEMENTS_NEEDED = {"block": ["attention"], "vit": ["attention", "block"], "adversarial": ["pgd"]}
+REPLACEMENTS: dict[str, type] = {}
 
 
-def fetch(part: str) -> None:
-    """Import what the checks of `part` need, while the grader's files can still be read."""
-    for name in NEEDED.get(part, []):
+def load_replacements(part: str) -> None:
+    """Import the replacements for `part`, before the sandbox makes the grader's files unreadable."""
+    for name in REPLACEMENTS_NEEDED.get(part, []):
         module = importlib.import_module(f"autograder.worker.good_{name}")
-        GOOD.update({key: value for key, value in vars(module).items() if key.startswith("Good")})
+        REPLACEMENTS.update({key: value for key, value in vars(module).items() if key.startswith("Good")})
 
 
-def graft(student, name: str, good_name: str, *methods: str):
-    """Give the class `name` of the student's module the methods of a good one; make it one if there is none.
+def patch_class(student, name: str, good_name: str, *methods: str):
+    """Patch `methods` and __init__ of the known-good class into the class `name` of the student's module.
 
-    Returns a function that takes it back.
+    If that is missing or not an nn.Module, it is replaced. Returns a function that undoes the patch.
     """
-    theirs, good = getattr(student, name, None), GOOD[good_name]
+    theirs, good = getattr(student, name, None), REPLACEMENTS[good_name]
     if not isinstance(theirs, type) or (issubclass(good, nn.Module) and not issubclass(theirs, nn.Module)):
         setattr(student, name, good)
         return lambda: setattr(student, name, theirs)
@@ -32,7 +32,7 @@ def graft(student, name: str, good_name: str, *methods: str):
     for method in before:
         setattr(theirs, method, getattr(good, method))
 
-    def take_back() -> None:
+    def undo() -> None:
         for method, old in before.items():
             setattr(theirs, method, old) if old is not None else delattr(theirs, method)
-    return take_back
+    return undo
