@@ -4,10 +4,10 @@
     python benchmarks/bench_attack.py --data DIR --resume models/model_best.pth.tar
     python benchmarks/bench_attack.py --data DIR --train --epochs 20 --seeds 3
 
-Both attack the same trained network on the same images, 10 steps of 0.01 within 0.1 (normalised units), away from the
-true label, without a random start, each in a process of its own, by turns. Theirs as a script runs it: fp32, default
-layout, glibc's own allocator. Ours as `main.py -a` runs it. torchattacks wants values in [0, 1], so the network that it
-sees scales [0, 1] to [-4, 4] first.
+Both run untargeted PGD without a random start, 10 steps of 0.01 within 0.1 (normalised units), on the same trained
+network and images, in separate processes, interleaved. torchattacks runs as in a plain script: fp32, default memory
+format, default allocator. Ours runs as `main.py -a` does. torchattacks needs values in [0, 1], so its network scales
+[0, 1] to [-4, 4] first.
 """
 
 import argparse
@@ -33,8 +33,8 @@ EPSILON, STEP, STEPS = 0.1, 0.01, 10
 LOW, HIGH = -4.0, 4.0
 
 
-class Unit(nn.Module):
-    """`model` for values in [0, 1] instead of [LOW, HIGH], a box that no image touches."""
+class UnitRange(nn.Module):
+    """`model` for values in [0, 1] instead of [LOW, HIGH], a range that no image reaches."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -44,8 +44,8 @@ class Unit(nn.Module):
         return self.model(LOW + (HIGH - LOW) * images)
 
 
-class AwayFrom(nn.Module):
-    """A loss to go down that leads away from `labels`: makes PGDAttack an untargeted attack."""
+class NegativeCrossEntropy(nn.Module):
+    """-cross-entropy of `labels`, whatever label PGDAttack passes: makes the attack untargeted."""
 
     labels: Tensor
 
@@ -54,7 +54,7 @@ class AwayFrom(nn.Module):
 
 
 def all_images(args: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """--images of both splits as validation sees them: 500 alone would leave too wide a margin of error."""
+    """--images of both splits under the validation transform, since a small validation split is too noisy."""
     images, labels = [], []
     for split in ("val", "train"):
         dataset, _ = open_split(args.data, split, networks.student_transforms("val"))
@@ -65,7 +65,7 @@ def all_images(args: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 class Attacker:
-    """One way to attack. Called with the number of a batch's first image: seconds, and images that withstand."""
+    """One attack. Called with the index of a batch's first image; returns seconds and the number of robust images."""
 
     def __init__(self, args: argparse.Namespace, library: bool, keep: bool, amp: str):
         if keep:
@@ -75,66 +75,67 @@ class Attacker:
         self.model = SimpleNet(num_classes=len(saved["state_dict"]["fc.bias"]))
         self.model.load_state_dict(saved["state_dict"])
         self.model.to(device, memory_format=layout).eval()
-        self.how = hardware.Hardware(device, hardware.Precision(attack=amp), layout)
+        self.hardware = hardware.Hardware(device, hardware.Precision(attack=amp), layout)
         self.images, self.labels = all_images(args)
         self.batch, unit = args.batch, 1 / (HIGH - LOW)
         if library:
             from torchattacks import PGD
 
-            attack = PGD(Unit(self.model), eps=unit * EPSILON, alpha=unit * STEP, steps=STEPS, random_start=False)
+            attack = PGD(UnitRange(self.model), eps=unit * EPSILON, alpha=unit * STEP, steps=STEPS, random_start=False)
             self.attack = lambda x, y: LOW + attack((x - LOW) * unit, y) / unit
         else:
-            self.attack = self.own
+            self.attack = self.pgd
 
-    def own(self, x: Tensor, y: Tensor) -> Tensor:
-        loss = AwayFrom()
+    def pgd(self, x: Tensor, y: Tensor) -> Tensor:
+        loss = NegativeCrossEntropy()
         loss.labels = y
-        with self.how.autocast("attack"):
+        with self.hardware.autocast("attack"):
             return PGDAttack(loss, STEPS, STEP, EPSILON).perturb(self.model, x)
 
     def __call__(self, start: int) -> tuple[float, int]:
-        x = self.how.images(self.images[start : start + self.batch])
+        x = self.hardware.images(self.images[start : start + self.batch])
         y, attacked = self.labels[start : start + self.batch], []
-        took = measure.seconds(lambda: attacked.append(self.attack(x, y)), self.how.device.type)
+        elapsed = measure.seconds(lambda: attacked.append(self.attack(x, y)), self.hardware.device.type)
         with torch.no_grad():
-            return took, (self.model(attacked[0]).argmax(1) == y).sum().item()
+            return elapsed, (self.model(attacked[0]).argmax(1) == y).sum().item()
 
 
 def attack_speed(args: argparse.Namespace) -> dict:
     amp = hardware.pick_precision("auto", torch.device(args.device)).attack
-    ways = {"torchattacks": (True, False, "off"), f"PGDAttack {amp}": (False, True, amp),
-            "torchattacks, memory kept": (True, True, "off"), "PGDAttack fp32": (False, True, "off")}
+    settings = {"torchattacks": (True, False, "off"), f"PGDAttack {amp}": (False, True, amp),
+                "torchattacks, memory kept": (True, True, "off"), "PGDAttack fp32": (False, True, "off")}
     count = len(all_images(args)[1])
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    right = dict.fromkeys(ways, 0)
+    times: dict[str, list[float]] = {name: [] for name in settings}
+    correct = dict.fromkeys(settings, 0)
     with contextlib.ExitStack() as stack:
-        sides = {name: stack.enter_context(measure.Apart(Attacker, args, *way)) for name, way in ways.items()}
+        sides = {name: stack.enter_context(measure.InOwnProcess(Attacker, args, *setting))
+                 for name, setting in settings.items()}
         for start in range(0, count, args.batch):
             for name, side in sides.items():
-                took, withstood = side(start)
-                right[name] += withstood
+                elapsed, robust_count = side(start)
+                correct[name] += robust_count
                 if start:  # the first batch warms up
-                    taken[name].append(took)
-    robust = {name: 100 * withstood / count for name, withstood in right.items()}
-    print(f"{count} images, batches of {args.batch}: ms a batch, median (range); robust accuracy")
-    for name, seconds in taken.items():
+                    times[name].append(elapsed)
+    robust = {name: 100 * robust_count / count for name, robust_count in correct.items()}
+    print(f"{count} images, batches of {args.batch}: ms per batch, median (range); robust accuracy")
+    for name, seconds in times.items():
         print(f"  {name:28}{measure.spread(seconds):28}{robust[name]:8.2f} %")
-    ratio, kept = (measure.ratio(taken, f"PGDAttack {amp}", other)
+    ratio, kept = (measure.ratio(times, f"PGDAttack {amp}", other)
                    for other in ("torchattacks", "torchattacks, memory kept"))
     difference = robust[f"PGDAttack {amp}"] - robust["torchattacks"]
-    print(f"  {ratio:.2f}x the time ({kept:.2f}x if torchattacks ran in a process that keeps memory), robust accuracy "
+    print(f"  {ratio:.2f}x the time ({kept:.2f}x with main.py's allocator settings for torchattacks), robust accuracy "
           f"{difference:+.2f}")
     return {"time_ratio": ratio, "time_ratio_memory_kept": kept, "robust_accuracy_difference": difference,
-            "robust_accuracy": robust, "images": count, "seconds": taken}
+            "robust_accuracy": robust, "images": count, "seconds": times}
 
 
 # ------------------------------------------------------------------------------------ adversarial training
 
 
 def robust_accuracy(model: nn.Module, args: argparse.Namespace) -> float:
-    """Top-1 on the validation images under PGD away from the true label, in fp32."""
+    """Validation top-1 under untargeted PGD, in fp32."""
     dataset, _ = open_split(args.data, "val", networks.student_transforms("val"))
-    attack, right = adversarial_training.pgd(EPSILON, args.steps), 0
+    attack, correct = adversarial_training.pgd(EPSILON, args.steps), 0
     torch.manual_seed(0)
     images, labels = (torch.stack(list(column)) if isinstance(column[0], Tensor) else torch.tensor(column)
                       for column in zip(*dataset))
@@ -142,12 +143,12 @@ def robust_accuracy(model: nn.Module, args: argparse.Namespace) -> float:
         x, y = x.to(args.device, memory_format=torch.channels_last), y.to(args.device)
         attacked = attack(model, x, y)
         with frozen(model), torch.no_grad():
-            right += (model(attacked).argmax(1) == y).sum().item()
-    return 100 * right / len(labels)
+            correct += (model(attacked).argmax(1) == y).sum().item()
+    return 100 * correct / len(labels)
 
 
 class Adversarial(Ours):
-    """`main.py --adversarial KIND`, from its parts."""
+    """`main.py --adversarial KIND`."""
 
     def __init__(self, args: argparse.Namespace, seed: int, epochs: int, kind: str):
         super().__init__(args, seed, epochs)
@@ -157,7 +158,7 @@ class Adversarial(Ours):
         self.perturb = self.adversary = adversarial_training.AdversarialTraining(kind, self.model, EPSILON, probe)
 
     def __call__(self) -> float:
-        """Train one epoch, the check after it included. Returns its seconds."""
+        """Train one epoch, including the probe of robust accuracy. Returns its seconds."""
         began = time.perf_counter()
         super().__call__()
         with self.hardware.autocast("training"):
@@ -168,44 +169,44 @@ class Adversarial(Ours):
 
 
 def training(args: argparse.Namespace) -> dict:
-    """Both ways of training, epoch by epoch in turn, then clean and robust accuracy of each."""
-    taken: dict[str, list[float]] = {"pgd": [], "fast": []}
+    """Both kinds of training, interleaved by epoch, then clean and robust accuracy of each."""
+    times: dict[str, list[float]] = {"pgd": [], "fast": []}
     clean: dict[str, list[float]] = {"pgd": [], "fast": []}
     robust: dict[str, list[float]] = {"pgd": [], "fast": []}
     for seed in range(args.seeds):
-        trainers = {kind: Adversarial(args, seed, args.epochs, kind) for kind in taken}
+        trainers = {kind: Adversarial(args, seed, args.epochs, kind) for kind in times}
         for epoch in range(args.epochs):
             for kind, trainer in trainers.items():
                 seconds = trainer()
                 if epoch:
-                    taken[kind].append(seconds)
+                    times[kind].append(seconds)
         for kind, trainer in trainers.items():
             clean[kind].append(top1(trainer.model, args))
             robust[kind].append(robust_accuracy(trainer.model, args))
             print(f"seed {seed} {kind:5} clean {clean[kind][-1]:.2f}, "
                   f"under {args.steps}-step PGD {robust[kind][-1]:.2f}", flush=True)
-    ratio, difference = measure.ratio(taken, "fast", "pgd"), mean(robust["fast"]) - mean(robust["pgd"])
-    print(f"{args.epochs} epochs, {args.seeds} seeds: seconds an epoch, median (range)")
-    for kind, seconds in taken.items():
+    ratio, difference = measure.ratio(times, "fast", "pgd"), mean(robust["fast"]) - mean(robust["pgd"])
+    print(f"{args.epochs} epochs, {args.seeds} seeds: seconds per epoch, median (range)")
+    for kind, seconds in times.items():
         print(f"  {kind:5}{measure.spread(seconds, 1)}   clean {mean(clean[kind]):.2f}, robust "
               f"{mean(robust[kind]):.2f}")
     print(f"  fast / pgd: {ratio:.2f}x the time, robust accuracy {difference:+.2f}")
     return {"time_ratio": ratio, "robust_accuracy_difference": difference, "clean": clean, "robust": robust,
-            "seconds": taken, "epochs": args.epochs}
+            "seconds": times, "epochs": args.epochs}
 
 
 def main() -> None:
     parser = measure.parser(__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="MiniPlaces' layout")
-    parser.add_argument("--resume", type=Path, metavar="PATH", help="a trained SimpleNet, to be attacked")
-    parser.add_argument("--images", type=int, default=1000, metavar="N", help="to attack (default: 1000)")
+    parser.add_argument("--resume", type=Path, metavar="PATH", help="checkpoint of the SimpleNet to attack")
+    parser.add_argument("--images", type=int, default=1000, metavar="N", help="images to attack (default: 1000)")
     parser.add_argument("--train", action="store_true", help="compare adversarial training instead")
     parser.add_argument("--epochs", type=int, default=20, metavar="N", help="with --train (default: 20)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="with --train (default: 1)")
-    parser.add_argument("--steps", type=int, default=50, metavar="N", help="of the PGD that judges (default: 50)")
+    parser.add_argument("--steps", type=int, default=50, metavar="N", help="PGD steps of the evaluation (default: 50)")
     args = parser.parse_args()
     if not args.train and args.resume is None:
-        parser.error("--resume PATH is needed: a trained SimpleNet (or --train)")
+        parser.error("--resume PATH is required: a checkpoint of a SimpleNet (or --train)")
     measure.save(args, training(args) if args.train else attack_speed(args))
 
 

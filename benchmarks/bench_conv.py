@@ -1,11 +1,11 @@
-"""Own convolutions under SimpleNet, forward and backward: time and peak memory against nn.Conv2d.
+"""SimpleNet with own convolutions, forward and backward: time and peak memory against nn.Conv2d.
 
     python benchmarks/bench_conv.py [--json FILE]
 
-`unfold` is the sheet's CustomConv2d, `flat` that of flat_conv.py. nn.Conv2d runs in its default layout, as most people
-run it, and in channels last, its best one. Batch 64, 128 px, cross-entropy, gradients of all parameters. The memory
-allocator is as main.py has it, for all of them; peak memory is that of processes with glibc's own allocator, and, as
-`kept`, of such that keep freed memory, as main.py does.
+`unfold` is the assignment's CustomConv2d, `flat` that of flat_conv.py. nn.Conv2d runs in the default memory format, and
+in channels last, which is faster (`best`). Batch 64, 128 px, cross-entropy, gradients of all parameters. Times are with
+main.py's allocator settings for all of them; peak memory is with the default allocator and, as `kept`, with those
+settings, which keep freed memory.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def training_step(conv: str, number_type: str, device: str, batch: int) -> Callable[[], None]:
-    """One forward and backward pass, ready to be called."""
+    """A function that runs one forward and backward pass."""
     conv_op, layout = CONVS[conv]
     torch.manual_seed(0)
     model = SimpleNet(conv_op).to(device, memory_format=layout)
@@ -44,25 +44,25 @@ def training_step(conv: str, number_type: str, device: str, batch: int) -> Calla
 
 
 def compare(number_type: str, args: argparse.Namespace) -> dict:
-    """Milliseconds and MB of each convolution, and the own ones' ratios."""
+    """Time and memory of each convolution, and their ratios to nn.Conv2d's."""
     calls = {conv: training_step(conv, number_type, args.device, args.batch) for conv in CONVS}
-    taken = measure.interleaved(calls, args.rounds, args.device)
+    times = measure.interleaved(calls, args.rounds, args.device)
     del calls
     memory, kept = ({conv: measure.peak_memory(["--memory", conv, number_type, allocator, "--device", args.device,
                                                 "--batch", str(args.batch)]) for conv in CONVS}
                     for allocator in ("given-back", "kept"))
-    print(f"\n{number_type:8} ms a step: median (range)   time/default   time/best   peak MB   /default   /best"
+    print(f"\n{number_type:8} ms per step: median (range)   time/default   time/best   peak MB   /default   /best"
           "   kept: MB   /default")
     ratios = {}
     for conv in CONVS:
-        ratios[conv] = {"time_ratio": measure.ratio(taken, conv, "default"),
-                        "best_ratio": measure.ratio(taken, conv, "best"),
+        ratios[conv] = {"time_ratio": measure.ratio(times, conv, "default"),
+                        "best_ratio": measure.ratio(times, conv, "best"),
                         "memory_ratio": memory[conv] / memory["default"],
                         "memory_best_ratio": memory[conv] / memory["best"],
                         "memory_kept_ratio": kept[conv] / kept["default"],
-                        "seconds": taken[conv], "memory_mb": memory[conv], "memory_kept_mb": kept[conv]}
+                        "seconds": times[conv], "memory_mb": memory[conv], "memory_kept_mb": kept[conv]}
         found = ratios[conv]
-        print(f"{conv:8}{measure.spread(taken[conv]):28}{found['time_ratio']:13.2f}{found['best_ratio']:12.2f}"
+        print(f"{conv:8}{measure.spread(times[conv]):28}{found['time_ratio']:13.2f}{found['best_ratio']:12.2f}"
               f"{memory[conv]:10.0f}{found['memory_ratio']:11.2f}{found['memory_best_ratio']:8.2f}"
               f"{kept[conv]:11.0f}{found['memory_kept_ratio']:11.2f}")
     return ratios

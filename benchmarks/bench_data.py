@@ -1,10 +1,9 @@
-"""The training pipeline from a warm cache to a normalised float batch, images per second on one core, against stock.py.
+"""Data loading, from a warm cache to an augmented batch, in images per second on one core, against stock.py.
 
     python benchmarks/bench_data.py [--data DIR] [--json FILE]
 
-Theirs decodes a JPEG and applies the transforms image by image, and collates; ours is one batch of
-libs/batch_transforms.py. `per image` is custom_transforms on decoded images: what a student's own transforms get. All
-in one thread.
+stock.py decodes JPEGs, transforms image by image, and collates; ours is a batch of libs/batch_transforms.py. `per
+image` is custom_transforms on decoded images, the fallback for a student's own transforms. All in one thread.
 """
 
 import argparse
@@ -37,7 +36,7 @@ def compare(args: argparse.Namespace) -> dict:
     order = {side: np.random.default_rng(0) for side in ("stock", "per image", "ours", "GPU")}
 
     def batch(side: str) -> np.ndarray:
-        """Other images each time, the same ones for every side: none still lies in the processor's cache."""
+        """New images each time, so that none is in the CPU's cache; the same ones for every side."""
         return order[side].permutation(len(images))[:args.batch]
 
     def ours() -> torch.Tensor:
@@ -54,13 +53,13 @@ def compare(args: argparse.Namespace) -> dict:
             return transforms.on_device(resident[torch.from_numpy(indices)], draws[indices])
 
         calls["ours on the GPU"] = on_gpu
-    taken = measure.interleaved(calls, max(args.rounds, 15), args.device)
-    speedup = 1 / measure.ratio(taken, "ours", "stock")
+    times = measure.interleaved(calls, max(args.rounds, 15), args.device)
+    speedup = 1 / measure.ratio(times, "ours", "stock")
     print(f"images/s on one core, {max(args.rounds, 15)} batches of {args.batch}: median (range)")
-    for name, seconds in taken.items():
+    for name, seconds in times.items():
         print(f"  {name:18}{measure.spread([args.batch / s for s in seconds], 1):28}"
-              f"{1 / measure.ratio(taken, name, 'stock'):8.1f}x")
-    return {"speedup": speedup, "images_per_second": {k: args.batch / median(v) for k, v in taken.items()}}
+              f"{1 / measure.ratio(times, name, 'stock'):8.1f}x")
+    return {"speedup": speedup, "images_per_second": {k: args.batch / median(v) for k, v in times.items()}}
 
 
 def main() -> None:

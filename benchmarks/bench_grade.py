@@ -1,4 +1,4 @@
-"""Time and memory of the autograder: one whole hand-in, and a class of them."""
+"""Time and memory of the autograder: one submission, and a class of them."""
 
 import subprocess
 import sys
@@ -10,27 +10,27 @@ from pathlib import Path
 import measure
 
 ROOT = Path(__file__).resolve().parent.parent
-# A right one, wrong ones, one that is not written: about what a class hands in.
+# Appended to the reference solution: correct, wrong, incomplete, failing on import.
 ENDINGS = ["", "\nAttention.forward = lambda self, x: x\n", "\ndel PGDAttack\n", "\nraise NotImplementedError('all')\n"]
 
 
 def hand_ins(folder: Path, count: int) -> None:
-    """`count` zips of the reference solution, with one ending after the other."""
+    """Write `count` zips of the reference solution, cycling through ENDINGS."""
     source = (ROOT / "code/student_code.py").read_text()
     for n in range(count):
         with zipfile.ZipFile(folder / f"{n:03}.zip", "w") as archive:
             archive.writestr("code/student_code.py", source + ENDINGS[n % len(ENDINGS)])
 
 
-# Asked in a process without torch: what a process had before it became another one counts as its own.
-LARGEST = ("import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
+# Run by a small process: a child's ru_maxrss includes what its parent had when it forked.
+MEASURE = ("import resource, subprocess, sys; code = subprocess.call(sys.argv[1:]); "
            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)")
 
 
 def autograder(*words: str) -> tuple[float, float]:
-    """Seconds of a command, and MB of the largest process that it had."""
+    """Seconds of a command, and peak MB of its largest process."""
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", LARGEST, sys.executable, "-m", "autograder", *words], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-c", MEASURE, sys.executable, "-m", "autograder", *words], cwd=ROOT,
                           capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
@@ -39,8 +39,8 @@ def autograder(*words: str) -> tuple[float, float]:
 
 def main() -> None:
     parser = measure.parser(__doc__.splitlines()[0])
-    parser.add_argument("--hand-ins", type=int, default=20, metavar="N", help="in the class (default: 20)")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="at a time (default: 2)")
+    parser.add_argument("--hand-ins", type=int, default=20, metavar="N", help="submissions in the class (default: 20)")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="graded in parallel (default: 2)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         zips = Path(folder) / "zips"

@@ -2,12 +2,11 @@
 
     python benchmarks/bench_time_to_accuracy.py RUN --data DIR [--json FILE]
 
-RUN is the results.json of a finished training: its learning curve says after how many epochs the top-1 was reached.
-Nothing is trained anew. Images/s are measured here, both sides in one run and by turns: ours at each image size of the
-run's progressive resizing, data loader and optimizer included, and at validation; the plain loop (stock.py, batch 64)
-with its own data pipeline. Ours is then seconds = the sum over the epochs of images / (images/s at the size of that
-epoch), validation included. The plain loop's epochs are `--plain-epochs`: what teams report for this network
-(docs/references.md), since it was not trained here.
+RUN is the results.json of a finished training, whose learning curve gives the epochs to reach the top-1; nothing is
+trained here. Images/s are measured, both sides interleaved: ours at each image size of progressive resizing and at
+validation, the plain loop (stock.py, batch 64) with its own data loading. Our time is the sum over the epochs of
+images / (images/s at that epoch's size), validation included. The plain loop's number of epochs is `--plain-epochs`, as
+teams report for this network (docs/references.md).
 """
 
 import argparse
@@ -30,7 +29,7 @@ from student_code import SimpleNet
 from utils import seed_everything
 
 
-class Some:
+class FirstBatches:
     """The first `batches` batches of a loader."""
 
     def __init__(self, loader, batches: int):
@@ -49,7 +48,7 @@ class Plain:
     def __init__(self, data: Path, batches: int):
         dataset, names = open_split(data, "train")
         samples = [(dataset.path(i), dataset.targets[i]) for i in range(len(dataset))]
-        self.loader = Some(stock.stock_loader(samples, 64, hardware.cores()), batches)
+        self.loader = FirstBatches(stock.stock_loader(samples, 64, hardware.cores()), batches)
         self.model = SimpleNet(num_classes=len(names))
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
 
@@ -80,16 +79,16 @@ class Ours:
 
     def __call__(self, epoch: int | None) -> float:
         """Images per second of training at the size of `epoch`, or of validation for None."""
-        loader = Some(self.val if epoch is None else self.train, self.batches)
+        loader = FirstBatches(self.val if epoch is None else self.train, self.batches)
         progress = Progress("", loader, 10**9, show=False)
         if epoch is None:
-            took = measure.seconds(lambda: evaluate(self.model, progress, self.hardware))
+            elapsed = measure.seconds(lambda: evaluate(self.model, progress, self.hardware))
         else:
             self.resize(epoch)
-            took = measure.seconds(lambda: train_one_epoch(
+            elapsed = measure.seconds(lambda: train_one_epoch(
                 self.model, nn.CrossEntropyLoss(), self.optimizer, self.scheduler, progress, self.hardware,
                 self.hardware.scaler()))
-        return progress.images / took
+        return progress.images / elapsed
 
 
 def seconds_to(target: float, history: list[dict], seconds: list[float]) -> tuple[int, float] | None:
@@ -101,7 +100,7 @@ def seconds_to(target: float, history: list[dict], seconds: list[float]) -> tupl
 
 
 def measure_rates(args: argparse.Namespace, epochs: list[int]) -> dict:
-    """Images/s: {"plain": [...], "val": [...], epoch: [...]}, a value for each round; the first round warms up."""
+    """Images/s: {"plain": [...], "val": [...], epoch: [...]}, a value for each round after a warm-up."""
     rates: dict = {"plain": [], "val": [], **{epoch: [] for epoch in epochs}}
     with (measure.InOwnProcess(Plain, args.data, args.batches // 4) as plain,
           measure.InOwnProcess(Ours, args.data, args.batches, args.epochs) as ours):

@@ -1,12 +1,11 @@
-"""Training SimpleNet end to end: main.py's way against the plain way, in images per second; with --accuracy, in top-1.
+"""Training SimpleNet: main.py against a plain PyTorch loop, in images per second or, with --accuracy, in top-1.
 
     python benchmarks/bench_train.py [--data DIR] [--json FILE]
     python benchmarks/bench_train.py --accuracy --data DIR --epochs 20 --seeds 3
 
-Both sides train the same network on the same images, batch 64, 128 px, each in a process of its own, by turns. Theirs
-is stock.py, with the memory allocator as it comes; ours is the engine, the loader, the number type, the layout and the
-allocator that main.py picks here. `--accuracy` trains both from scratch for equal epochs, and validates on the same
-128 px crops in fp32.
+Both train the same network on the same images, batch 64, 128 px, in separate processes, interleaved. The baseline is
+stock.py with the default allocator; ours has main.py's engine, loader, mixed precision, memory format and allocator
+settings. `--accuracy` trains both from scratch for equal epochs, and validates on the same 128 px crops in fp32.
 """
 
 import argparse
@@ -33,8 +32,8 @@ from utils import seed_everything
 LR = 0.05
 
 
-class Theirs:
-    """The plain loop."""
+class Stock:
+    """The loop of stock.py."""
 
     def __init__(self, args: argparse.Namespace, seed: int, epochs: int):
         dataset, names = open_split(args.data, "train")
@@ -51,9 +50,9 @@ class Theirs:
     def __call__(self) -> float:
         """Train one epoch. Returns its images per second."""
         self.epoch += 1
-        took = measure.seconds(lambda: stock.stock_epoch(self.model, self.loader, self.optimizer, self.device,
+        elapsed = measure.seconds(lambda: stock.stock_epoch(self.model, self.loader, self.optimizer, self.device,
                                                          self.scheduler), self.device)
-        return len(self.loader) * self.loader.batch_size / took
+        return len(self.loader) * self.loader.batch_size / elapsed
 
 
 class Ours:
@@ -78,18 +77,18 @@ class Ours:
         progress = Progress("", self.loader, 10**9, show=False)
         self.loader.sampler.set_epoch(self.epoch)
         self.epoch += 1
-        took = measure.seconds(lambda: train_one_epoch(
+        elapsed = measure.seconds(lambda: train_one_epoch(
             self.model, nn.CrossEntropyLoss(), self.optimizer, self.scheduler, progress, self.hardware, self.scaler,
             perturb=self.perturb), self.device)
-        return len(self.loader) * self.loader.batch_size / took, progress.data_wait
+        return len(self.loader) * self.loader.batch_size / elapsed, progress.data_wait
 
-    perturb = None  # no attacks
+    perturb = None  # no adversarial training
 
 
 def speed(args: argparse.Namespace) -> dict:
     amp = hardware.pick_precision("auto", torch.device(args.device)).training
-    with measure.Apart(Theirs, args, 0, 100) as theirs, measure.Apart(Ours, args, 0, 100) as ours:
-        rows = [(theirs(), *ours()) for _ in range(args.rounds + 1)][1:]  # the first warms up
+    with measure.InOwnProcess(Stock, args, 0, 100) as baseline, measure.InOwnProcess(Ours, args, 0, 100) as ours:
+        rows = [(baseline(), *ours()) for _ in range(args.rounds + 1)][1:]  # the first is the warm-up
     plain, fast, waits = zip(*rows)
     ratio, waited = median(b / a for a, b, _ in rows), median(waits)
     print(f"images/s, {args.rounds} epochs in batches of {args.batch}: median (range)")
@@ -108,32 +107,32 @@ def top1(model: nn.Module, args: argparse.Namespace) -> float:
 
 def accuracy(args: argparse.Namespace) -> dict:
     """Top-1 after equal epochs: mean and standard deviation over the seeds."""
-    found: dict[str, list[float]] = {"stock": [], "ours": []}
+    top1s: dict[str, list[float]] = {"stock": [], "ours": []}
     for seed in range(args.seeds):
-        for name, side in (("stock", Theirs), ("ours", Ours)):
+        for name, side in (("stock", Stock), ("ours", Ours)):
             trainer = side(args, seed, args.epochs)
             for _ in range(args.epochs):
                 trainer()
-            found[name].append(top1(trainer.model, args))
-            print(f"seed {seed} {name:6} top-1 {found[name][-1]:.2f}", flush=True)
-    difference = mean(found["ours"]) - mean(found["stock"])
+            top1s[name].append(top1(trainer.model, args))
+            print(f"seed {seed} {name:6} top-1 {top1s[name][-1]:.2f}", flush=True)
+    difference = mean(top1s["ours"]) - mean(top1s["stock"])
     print(f"after {args.epochs} epochs, {args.seeds} seeds:")
-    for name, values in found.items():
+    for name, values in top1s.items():
         print(f"  {name:6} top-1 {mean(values):.2f} +- {stdev(values):.2f}")
     print(f"  difference {difference:+.2f}")
-    return {"accuracy": found, "difference": difference, "deviation": {k: stdev(v) for k, v in found.items()},
+    return {"accuracy": top1s, "difference": difference, "deviation": {k: stdev(v) for k, v in top1s.items()},
             "epochs": args.epochs}
 
 
 def main() -> None:
     parser = measure.parser(__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, metavar="DIR", help="MiniPlaces' layout (default: drawn scenes)")
-    parser.add_argument("--accuracy", action="store_true", help="train to the end and compare top-1")
+    parser.add_argument("--accuracy", action="store_true", help="compare top-1 after --epochs")
     parser.add_argument("--epochs", type=int, default=20, metavar="N", help="with --accuracy (default: 20)")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="with --accuracy, at least 2 (default: 3)")
     args = parser.parse_args()
     if args.accuracy and args.seeds < 2:
-        parser.error("--seeds has to be at least 2: the result is a mean with its deviation")
+        parser.error("--seeds has to be at least 2: the result has a standard deviation")
     with tempfile.TemporaryDirectory() as folder:
         if args.data is None:
             args.data = Path(folder)

@@ -1,4 +1,4 @@
-"""What all benchmarks share: interleaved timing, peak memory, tables, and records with all that a figure depends on."""
+"""Shared by the benchmarks: interleaved timing, peak memory, tables, and records with provenance."""
 
 import argparse
 import multiprocessing
@@ -19,31 +19,31 @@ from libs.provenance import memory_mb, provenance, write_json  # noqa: E402
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=description)
-    made.add_argument("--json", type=Path, metavar="FILE", help="also write the figures, with machine and versions")
-    made.add_argument("--rounds", type=int, default=7, metavar="N", help="timed rounds, at least 5 (default: 7)")
-    made.add_argument("--batch", type=int, default=64, metavar="N", help="images a step (default: 64)")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
-    return made
+    flags = argparse.ArgumentParser(description=description)
+    flags.add_argument("--json", type=Path, metavar="FILE", help="also write the figures, with hardware and versions")
+    flags.add_argument("--rounds", type=int, default=7, metavar="N", help="timed rounds, at least 5 (default: 7)")
+    flags.add_argument("--batch", type=int, default=64, metavar="N", help="images per step (default: 64)")
+    flags.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    return flags
 
 
-class Apart:
-    """A call that lives in a process of its own: `make(*arguments)` is made there, and each call of this runs there.
+class InOwnProcess:
+    """A callable in a worker process: `make(*arguments)` creates it there, and each call runs there.
 
-    So each side has a heap and an allocator to itself: theirs as it comes, ours as main.py sets it.
+    So each side has its own heap and allocator settings: the baseline the default ones, ours those of main.py.
     """
 
     def __init__(self, make: Callable[..., Callable], *arguments):
         context = multiprocessing.get_context("spawn")
-        self.pipe, far = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far, make, arguments))
+        self.pipe, remote = context.Pipe()
+        self.process = context.Process(target=_serve, args=(remote, make, arguments))
         self.process.start()
 
     def __call__(self, *arguments):
         self.pipe.send(arguments)
         return self.pipe.recv()
 
-    def __enter__(self) -> "Apart":
+    def __enter__(self) -> "InOwnProcess":
         return self
 
     def __exit__(self, *_) -> None:
@@ -54,8 +54,8 @@ class Apart:
 
 def _serve(pipe, make: Callable[..., Callable], arguments: tuple) -> None:
     call = make(*arguments)
-    while (given := pipe.recv()) is not None:
-        pipe.send(call(*given))
+    while (message := pipe.recv()) is not None:
+        pipe.send(call(*message))
 
 
 def seconds(call: Callable[[], object], device: str = "cpu") -> float:
@@ -70,7 +70,7 @@ def seconds(call: Callable[[], object], device: str = "cpu") -> float:
 
 def interleaved(calls: dict[str, Callable[[], object]], rounds: int, device: str = "cpu",
                 warmup: int = 2) -> dict[str, list[float]]:
-    """Seconds of each call, one after the other in each round, so that a busy moment hits all of them."""
+    """Seconds of each call, all of them in each round, so that background load affects them alike."""
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for done in range(warmup + rounds):
         for name, call in calls.items():
@@ -81,14 +81,14 @@ def interleaved(calls: dict[str, Callable[[], object]], rounds: int, device: str
 
 
 def ratio(taken: dict[str, list[float]], ours: str, theirs: str) -> float:
-    """The median over the rounds of ours / theirs: pairs that ran next to each other."""
+    """Median over the rounds of ours / theirs."""
     return median(a / b for a, b in zip(taken[ours], taken[theirs]))
 
 
 def peak_memory(arguments: list[str], processes: int = 3) -> float:
-    """MB at the peak, above what Python and torch take, of this script in a process of its own with `arguments`.
+    """Peak MB, without that of Python and torch, of this script in a subprocess with `arguments`.
 
-    The median of several processes: how well an allocator fits tensors into its gaps is partly chance.
+    The median of several processes, since heap fragmentation is partly random.
     """
     command = [sys.executable, sys.argv[0], *arguments]
     return median(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
@@ -96,8 +96,8 @@ def peak_memory(arguments: list[str], processes: int = 3) -> float:
 
 
 def print_peak_memory(prepare: Callable[[], Callable[[], object]], device: str) -> None:
-    """In that process: `prepare` a call, run it twice, and print the peak."""
-    torch.ones(256, 256, device=device) @ torch.ones(256, 256, device=device)  # allocates the workspace of the library
+    """In that subprocess: `prepare` a call, run it twice, and print the peak."""
+    torch.ones(256, 256, device=device) @ torch.ones(256, 256, device=device)  # allocates the BLAS workspace
     before = 0 if device == "cuda" else memory_mb(peak=False)
     call = prepare()
     call(), call()

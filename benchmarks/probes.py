@@ -1,8 +1,8 @@
-"""What the fast paths rest on, choice by choice: each line times two ways to do the same, in milliseconds.
+"""Microbenchmarks behind the fast paths: alternatives for one operation, in milliseconds.
 
     python benchmarks/probes.py [--only NAME] [--json FILE]
 
-benchmarks/README.md says what follows from each. CPU only.
+benchmarks/README.md draws the conclusions. CPU only.
 """
 
 import argparse
@@ -25,19 +25,20 @@ Calls = dict[str, Callable[[], object]]
 
 
 def memory() -> Calls:
-    """SimpleNet's training step, nn.Conv2d: freed memory given back to the system, or kept."""
-    return {f"{number_type}, {'kept' if keep else 'given back'}": measure.Apart(_own_step, conv, number_type, keep)
+    """SimpleNet's training step, nn.Conv2d: freed memory returned to the system, or kept."""
+    return {f"{number_type}, {'kept' if keep else 'given back'}":
+                measure.InOwnProcess(_training_step, conv, number_type, keep)
             for conv, number_type in (("default", "fp32"), ("best", "bf16")) for keep in (False, True)}
 
 
-def _own_step(conv: str, number_type: str, keep: bool) -> Callable[[], None]:
+def _training_step(conv: str, number_type: str, keep: bool) -> Callable[[], None]:
     if keep:
         hardware.keep_memory()
     return training_step(conv, number_type, "cpu", 64)
 
 
 def compiled() -> Calls:
-    """The same step through torch.compile (its seconds of compiling fall into the warm-up)."""
+    """The same step with torch.compile (compiled in the warm-up)."""
     model, faster = _simplenet().features, torch.compile(_simplenet().features)
     images = torch.randn(64, 3, 128, 128).to(memory_format=torch.channels_last)
 
@@ -55,9 +56,9 @@ def _simplenet() -> torch.nn.Module:
 
 
 def product() -> Calls:
-    """A 1x1 convolution's fp32 product: torch's, or oneDNN's linear layer."""
+    """A 1x1 convolution's fp32 matrix product: torch.mm, or oneDNN's linear layer."""
     rows, matrix = torch.randn(65536, 64), torch.randn(64, 256)
-    return {"torch.mm": lambda: torch.mm(rows, matrix), "oneDNN": lambda: flat_conv.product(rows, matrix)}
+    return {"torch.mm": lambda: torch.mm(rows, matrix), "oneDNN": lambda: flat_conv.matmul(rows, matrix)}
 
 
 def winograd() -> Calls:
@@ -67,7 +68,7 @@ def winograd() -> Calls:
 
     def columns() -> Tensor:
         output = torch.empty_like(images)
-        flat_conv._convolve_columns(images, weight, None, 1, 1, output)
+        flat_conv._convolve_im2col(images, weight, None, 1, 1, output)
         return output
 
     return {"nn.Conv2d": lambda: F.conv2d(images, weight, padding=1), "columns": columns,
@@ -91,7 +92,7 @@ def attention() -> Calls:
 
 
 def stem() -> Calls:
-    """An attack's gradient by the image, bf16: of the whole network, and of its 7x7 stem alone."""
+    """The input gradient, bf16: of the whole network, and of its 7x7 stem alone."""
     net = _simplenet()
     images = torch.randn(64, 3, 128, 128).to(memory_format=torch.channels_last)
     labels = torch.zeros(64, dtype=torch.long)
@@ -117,7 +118,7 @@ def noise() -> Calls:
 
 
 def warp() -> Calls:
-    """64 images through OpenCV's affine warp, and through a table of colours."""
+    """64 images: OpenCV's affine warp, and its colour lookup table."""
     cv2.setNumThreads(0)
     images = list(np.random.default_rng(0).integers(0, 256, (64, 128, 128, 3), dtype=np.uint8))
     four = [cv2.cvtColor(image, cv2.COLOR_RGB2RGBA) for image in images]
@@ -143,14 +144,14 @@ def main() -> None:
     for probe in PROBES:
         if args.only in (None, probe.__name__):
             calls = probe()
-            taken = measure.interleaved(calls, args.rounds)
+            times = measure.interleaved(calls, args.rounds)
             for call in calls.values():
-                if isinstance(call, measure.Apart):
+                if isinstance(call, measure.InOwnProcess):
                     call.__exit__()
             print(f"{probe.__name__}: {probe.__doc__.splitlines()[0]}")
-            for name, seconds in taken.items():
+            for name, seconds in times.items():
                 print(f"  {name:24}{measure.spread(seconds)}", flush=True)
-            figures[probe.__name__] = {name: 1e3 * median(seconds) for name, seconds in taken.items()}
+            figures[probe.__name__] = {name: 1e3 * median(seconds) for name, seconds in times.items()}
     measure.save(argparse.Namespace(json=args.json, device="cpu"), figures)
 
 

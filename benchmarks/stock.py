@@ -1,7 +1,7 @@
-"""The plain way to train on MiniPlaces, as homework scaffolds do: what our data path and step are compared with.
+"""The baseline: training on MiniPlaces as the stock homework scaffold does.
 
-Image by image in NumPy and OpenCV inside DataLoader workers, an interpolation drawn from four at each step, colours in
-fp32, one copy after the other; the network in fp32 and in the default layout.
+NumPy and OpenCV transforms of one image at a time in DataLoader workers, a random interpolation at each resize; the
+network in fp32 and the default memory format.
 """
 
 import math
@@ -39,7 +39,7 @@ def rotate(image: np.ndarray, limit: float) -> np.ndarray:
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
     turned = cv2.warpAffine(image, matrix, (width, height), flags=random.choice(INTERPOLATIONS[:3]))
     sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))
-    inner = min(height, width) / (sine + cosine)  # of a square; the images are
+    inner = min(height, width) / (sine + cosine)  # of a square image
     top, left = int((height - inner) / 2) + 1, int((width - inner) / 2) + 1
     return np.ascontiguousarray(turned[top : height - top, left : width - left])
 
@@ -89,7 +89,7 @@ def stock_loader(samples: list[tuple[Path, int]], batch_size: int, workers: int)
 
 def stock_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Optimizer, device: str,
                 scheduler=None) -> int:
-    """Train once over the loader. Returns the number of images."""
+    """Train one epoch. Returns the number of images."""
     model.train()
     images = 0
     for batch, labels in loader:
@@ -100,6 +100,6 @@ def stock_epoch(model: nn.Module, loader: DataLoader, optimizer: torch.optim.Opt
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
-        loss.item()  # as they print it
+        loss.item()  # as for printing
         images += len(batch)
     return images

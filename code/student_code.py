@@ -1,4 +1,4 @@
-"""The graded file: convolution, networks, a vision transformer, attacks and saliency, in the order of the sheet.
+"""The graded file: convolution, networks, vision transformer, attack and saliency, in the assignment's order.
 
 Input images are always ImageNet-normalised tensors N,3,H,W.
 """
@@ -30,7 +30,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class CustomConv2DFunction(torch.autograd.Function):
-    """2D convolution with any square kernel, stride and padding, and its gradients. Sheet 3.1.1, equation (1).
+    """2D convolution with any square kernel, stride and padding, and its gradients. Assignment 3.1.1, equation (1).
 
     Made of unfold, fold and matrix products; no convolution function may be used.
     """
@@ -38,14 +38,14 @@ class CustomConv2DFunction(torch.autograd.Function):
     # BEGIN SOLUTION
     # With L = Ho * Wo output positions and J = Ci * K * K weights for each output channel:
     #
-    #     columns = unfold(X)              N, J, L     every column is the patch under one output position
+    #     columns = unfold(X)              N, J, L     a column is the patch of one output position
     #     Y       = W @ columns + b        N, Co, L    W seen as Co, J
-    #     dX      = fold(W^T @ dY)         fold adds up what overlapping patches send to the same pixel
+    #     dX      = fold(W^T @ dY)         fold sums over overlapping patches
     #     dW      = sum_n dY @ columns^T
     #     db      = sum over images and positions of dY
     #
-    # The columns are K * K / S^2 times the input in size, so the input is kept for the backward pass and unfolded
-    # again, instead of keeping the columns.
+    # The columns take K * K / S^2 times the memory of the input, so the backward pass unfolds the saved input again
+    # instead of saving the columns.
     # END SOLUTION
 
     @staticmethod
@@ -54,7 +54,7 @@ class CustomConv2DFunction(torch.autograd.Function):
 
         Shapes: input_feats N,Ci,H,W; weight Co,Ci,K,K; bias Co or None. Returns N,Co,Ho,Wo with
         Ho = (H + 2 * padding - K) // stride + 1, Wo likewise.
-        Raises ValueError if the shapes do not go together.
+        Raises ValueError if the shapes do not match.
         """
         # BEGIN SOLUTION
         out_channels, in_channels, kernel_size, _ = weight.shape
@@ -71,7 +71,7 @@ class CustomConv2DFunction(torch.autograd.Function):
         ctx.dtype = compute_dtype(input_feats)
 
         columns = unfold(input_feats.to(ctx.dtype), kernel_size, padding=padding, stride=stride)  # (N, J, L)
-        # Fill a tensor made beforehand: a view of the product could not be changed by an in-place ReLU.
+        # Write into a new tensor: an in-place ReLU cannot modify a view returned by a custom Function.
         output = columns.new_empty(len(input_feats), out_channels, *out_size)
         torch.matmul(weight.flatten(1).to(ctx.dtype), columns, out=output.flatten(2))  # (N, Co, L)
         if bias is not None:
@@ -82,9 +82,9 @@ class CustomConv2DFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_output):
-        """Turn dL/dY, N,Co,Ho,Wo, into dL/dX, dL/dW and dL/db (None where not asked for), None, None."""
+        """dL/dY, N,Co,Ho,Wo -> dL/dX, dL/dW and dL/db (None where not needed), None, None."""
         # BEGIN SOLUTION
-        # Made of differentiable operations on the saved inputs, so second derivatives are right as well.
+        # Differentiable operations on saved tensors, so that double backward works.
         input_feats, weight = ctx.saved_tensors
         geometry = {"kernel_size": weight.shape[2:], "padding": ctx.padding, "stride": ctx.stride}
         grad_output = grad_output.to(ctx.dtype).flatten(2)  # (N, Co, L)
@@ -105,7 +105,7 @@ class CustomConv2DFunction(torch.autograd.Function):
 
 # BEGIN SOLUTION
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The type that a convolution computes in: the autocast type inside autocast, else the tensor's own."""
+    """The dtype of the computation: the autocast dtype inside autocast, else the tensor's own."""
     device = tensor.device.type
     if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(device):
         return tensor.dtype
@@ -165,14 +165,14 @@ def halve() -> nn.MaxPool2d:
 
 
 def bottleneck(conv_op, in_channels: int, width: int, out_channels: int) -> list[nn.Module]:
-    """1x1 down to `width`, 3x3, 1x1 up to `out_channels`, each with a ReLU: the block that SimpleNet is made of."""
+    """1x1 to `width` channels, 3x3, 1x1 to `out_channels`, each followed by ReLU: the building block of SimpleNet."""
     return [conv_op(in_channels, width, kernel_size=1), relu(),
             conv_op(width, width, kernel_size=3, padding=1), relu(),
             conv_op(width, out_channels, kernel_size=1), relu()]
 
 
 class SimpleNet(nn.Module):
-    """The sheet's first network: seven convolutions, 365,028 parameters at 100 classes. N,3,H,W -> N,num_classes."""
+    """The assignment's baseline: seven convolutions, 365,028 parameters at 100 classes. N,3,H,W -> N,num_classes."""
 
     def __init__(self, conv_op=nn.Conv2d, num_classes=100):
         super().__init__()
@@ -190,7 +190,7 @@ class SimpleNet(nn.Module):
 
 # BEGIN SOLUTION
 class SkipBlock(nn.Module):
-    """x + BatchNorm(bottleneck(x)): a bottleneck with a skip connection over it."""
+    """x + BatchNorm(bottleneck(x)): a bottleneck with a skip connection."""
 
     def __init__(self, conv_op, channels: int):
         super().__init__()
@@ -207,8 +207,8 @@ class CustomNet(nn.Module):
     def __init__(self, conv_op=nn.Conv2d, num_classes=100):
         super().__init__()
         # BEGIN SOLUTION
-        # A 2023 team's design: BatchNorm closes each of SimpleNet's first two stages and each of four skip blocks, the
-        # last stage stays as it was, and the two linear layers of the head are bridged by ReLU and BatchNorm.
+        # The 2023 report's design: SimpleNet with BatchNorm after its first two stages, four skip blocks, and a head of
+        # two linear layers with ReLU and BatchNorm between them.
         self.features = nn.Sequential(
             conv_op(3, 64, kernel_size=7, stride=2, padding=3), relu(), halve(), nn.BatchNorm2d(64),  # 1/4
             *bottleneck(conv_op, 64, 64, 256), halve(), nn.BatchNorm2d(256),  # 1/8
@@ -229,13 +229,13 @@ class CustomNet(nn.Module):
 
 # BEGIN SOLUTION
 def conv_bn(conv_op, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> list[nn.Module]:
-    """A convolution that keeps the size (but for `stride`), without bias, and BatchNorm, which has one."""
+    """A bias-free convolution with "same" padding (apart from `stride`), and BatchNorm."""
     return [conv_op(in_channels, out_channels, kernel_size=kernel_size, stride=stride, padding=kernel_size // 2,
                     bias=False), nn.BatchNorm2d(out_channels)]
 
 
 class Downscale(nn.Module):
-    """Halve the size: a stride-2 3x3 convolution and a 3x3 one, with the coarser input passed down as residual."""
+    """Two residual blocks of two 3x3 convolutions; the first has stride 2 and a 1x1 projection shortcut."""
 
     def __init__(self, conv_op, in_channels: int, out_channels: int):
         super().__init__()
@@ -251,10 +251,10 @@ class Downscale(nn.Module):
 
 
 class MultiScaleNet(nn.Module):
-    """Features at 1/2, 1/4, 1/8 and 1/16 of the size, pooled and joined into 2048. N,3,H,W -> N,num_classes.
+    """Features at 1/2, 1/4, 1/8 and 1/16 of the size, pooled and concatenated. N,3,H,W -> N,num_classes.
 
-    A 2019 team's design ("MSN"): scene features are hierarchical in scale, so each scale, not only the
-    coarsest, speaks to the one linear layer. Convolutions with stride 2 replace all pooling in between.
+    The 2019 report's design ("MSN"): scene features are hierarchical in scale, so the classifier sees every scale,
+    not only the coarsest. Strided convolutions replace pooling.
     """
 
     def __init__(self, conv_op=nn.Conv2d, num_classes=100):
@@ -281,7 +281,7 @@ default_cnn_model = SimpleNet
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all H x W tokens: B,H,W,C -> B,H,W,C. Sheet 3.2.1, equations (2) and (3)."""
+    """Multi-head self-attention over all H x W tokens: B,H,W,C -> B,H,W,C. Assignment 3.2.1, (2) and (3)."""
 
     def __init__(self, dim, num_heads=8, qkv_bias=True):
         super().__init__()
@@ -297,9 +297,9 @@ class Attention(nn.Module):
         B, H, W, C = x.shape
         qkv = self.qkv(x).reshape(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, nh, H*W, C/nh)
-        if q.dtype == torch.bfloat16 and q.device.type == "cpu":  # where the kernel's backward pass is slow
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu":  # the fused kernel's backward pass is slow here
             x = (q * self.scale @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-        else:  # the same, without ever holding the (H*W)^2 matrix where the device has such a kernel
+        else:  # fused kernel: does not store the (H*W)^2 matrix
             x = F.scaled_dot_product_attention(q, k, v, scale=self.scale)  # (B, nh, H*W, C/nh)
         return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
         # END SOLUTION
@@ -309,8 +309,8 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm transformer block: B,H,W,C -> B,H,W,C, any H and W.
 
-    `window_size` 0 lets every token attend to every other; w > 0 keeps attention inside w x w windows
-    (zero-padded at the right and the bottom where w does not divide the size).
+    `window_size` 0 is global attention; w > 0 is attention within w x w windows (zero-padded at the right and the
+    bottom where w does not divide the size).
     `drop_path` is the probability of dropping each of the two residual branches (stochastic depth).
     """
 
@@ -342,13 +342,13 @@ class TransformerBlock(nn.Module):
 
 
 class SimpleViT(nn.Module):
-    """A vision transformer with local and global blocks interleaved: N,in_chans,H,W -> N,num_classes.
+    """A vision transformer with interleaved window and global attention: N,in_chans,H,W -> N,num_classes.
 
     Patch embedding, a learned position embedding of shape 1,H/P,W/P,C, `depth` blocks, mean over the tokens,
-    one linear layer (Dosovitskiy et al. 2021; windows as in Li et al. 2022). The blocks in
-    `window_block_indexes` attend inside windows of `window_size`; the others globally. `drop_path_rate` grows
+    linear head (Dosovitskiy et al. 2021; windows as in Li et al. 2022). The blocks in
+    `window_block_indexes` attend within windows of `window_size`, the others globally. `drop_path_rate` grows
     linearly over the blocks. Images of another size than `img_size` get an interpolated position embedding.
-    Raises ValueError if a size is no multiple of the patch.
+    Raises ValueError if a size is not a multiple of the patch size.
     """
 
     def __init__(self, img_size=128, num_classes=100, patch_size=16, in_chans=3, embed_dim=192, depth=4, num_heads=4,
@@ -388,16 +388,16 @@ class SimpleViT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """The position embedding for a grid of `height` x `width` tokens."""
+        """The position embedding, interpolated to `height` x `width` tokens."""
         if self.pos_embed.shape[1:3] == (height, width):
             return self.pos_embed
         grid = F.interpolate(self.pos_embed.permute(0, 3, 1, 2), (height, width), mode="bicubic")
         return grid.permute(0, 2, 3, 1)
 
     def _in_window_order(self, x: Tensor) -> Tensor:
-        """Tokens B,H,W,C, one window below the other: B,H*W/w,w,C (as Hiera does, Ryali et al. 2023).
+        """Reorder tokens B,H,W,C window by window: B,H*W/w,w,C (as Hiera, Ryali et al. 2023).
 
-        A window block then finds its windows without moving anything, and to a global block the order is all one.
+        Window blocks then partition without a copy, and global blocks do not depend on the order.
         """
         B, H, W, C = x.shape
         if self.window_size == 0 or H % self.window_size or W % self.window_size:
@@ -424,7 +424,7 @@ default_vit_model = SimpleViT
 # ========================================================================================= data augmentation
 
 
-# Named, because the stock helper code draws one of four interpolations otherwise, in validation too.
+# Explicit, since the stock helper code otherwise picks a random interpolation, in validation too.
 BILINEAR_144 = transforms.Scale(144, interpolations=[cv2.INTER_LINEAR])
 
 
@@ -433,13 +433,13 @@ def _to_input(normalize) -> list:
 
 
 def get_train_transforms(normalize=None) -> transforms.Compose:
-    """The sheet's augmentation: H,W,3 uint8 RGB -> normalised 3,128,128. Drivers until 2023 pass `normalize`."""
+    """The assignment's augmentation: H,W,3 uint8 RGB -> normalised 3,128,128. main.py until 2023 passes `normalize`."""
     return transforms.Compose([BILINEAR_144, transforms.RandomHorizontalFlip(), transforms.RandomColor(0.15),
                                transforms.RandomRotate(15), transforms.RandomSizedCrop(128), *_to_input(normalize)])
 
 
 def get_val_transforms(normalize=None) -> transforms.Compose:
-    """The same without chance: scale, centre crop."""
+    """Deterministic: scale, centre crop."""
     return transforms.Compose([BILINEAR_144, transforms.CenterCrop(128), *_to_input(normalize)])
 
 
@@ -449,10 +449,10 @@ def get_val_transforms(normalize=None) -> transforms.Compose:
 # BEGIN SOLUTION
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Hold `model` still: evaluation mode (BatchNorm statistics stay), no gradients for its parameters.
+    """Evaluation mode without parameter gradients, so that attacks leave BatchNorm statistics and `.grad` alone.
 
-    Afterwards every module's mode and every parameter's `requires_grad` is what it was, also after an error.
-    Frozen parameters also make an attack cheaper: a custom autograd Function would compute the weight's gradient.
+    Restores every module's mode and every parameter's `requires_grad`, also after an error.
+    Also makes attacks faster: the custom convolution skips its weight gradient.
     """
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -470,9 +470,9 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 class PGDAttack:
-    """Projected gradient descent in an l-inf ball (Madry et al. 2018) towards the least confident label. Sheet 3.3.
+    """Projected gradient descent in an L-inf ball (Madry et al. 2018) towards the least confident label.
 
-    Each of `num_steps` steps goes down the loss of the label that the model believes in least at that point.
+    Each of `num_steps` steps decreases the loss of the label that is least likely at the current iterate (3.3).
     `step_size` and `epsilon` are in normalised units: 0.1 is about 6 of 255 pixel levels.
     """
 
@@ -480,7 +480,7 @@ class PGDAttack:
         self.loss_fn, self.num_steps, self.step_size, self.epsilon = loss_fn, num_steps, step_size, epsilon
 
     def perturb(self, model: nn.Module, input: Tensor) -> Tensor:
-        """N,C,H,W -> adversarial N,C,H,W, detached. `input` and `model` are afterwards what they were."""
+        """N,C,H,W -> adversarial N,C,H,W, detached. `input` and `model` are not changed."""
         # BEGIN SOLUTION
         origin = input.detach()
         lower, upper = origin - self.epsilon, origin + self.epsilon
@@ -490,8 +490,8 @@ class PGDAttack:
                 adversarial.requires_grad_(True)
                 logits = model(adversarial)
                 loss = self.loss_fn(logits, logits.argmin(dim=1))
-                # With respect to the input only: no gradient ever reaches the parameters, and the graph ends here.
-                # The batch size undoes the loss's mean, which could vanish in 16 bit; the sign stays the same.
+                # With respect to the input only: parameters get no gradient, and the graph is freed.
+                # Times the batch size, as the mean's gradient can underflow in 16 bit; the sign is the same.
                 gradient, = torch.autograd.grad(loss * len(origin), adversarial)
                 adversarial = adversarial.detach() - self.step_size * gradient.sign()
                 adversarial = adversarial.clamp(lower, upper)
@@ -504,9 +504,9 @@ default_attack = PGDAttack
 
 
 class AdvSimpleNet(SimpleNet):
-    """SimpleNet that trains on adversarial images (bonus of 3.3); evaluated, it is a SimpleNet.
+    """SimpleNet with adversarial training (bonus of 3.3); in evaluation mode it is a SimpleNet.
 
-    The sheet recommends fewer PGD steps than for an attack: five, say.
+    The assignment recommends fewer PGD steps than for an attack, e.g. five.
     """
 
     def __init__(self, conv_op=nn.Conv2d, num_classes=100):
@@ -518,7 +518,7 @@ class AdvSimpleNet(SimpleNet):
 
     def forward(self, x: Tensor) -> Tensor:
         # BEGIN SOLUTION
-        # The attack runs the network in evaluation mode, in which `forward` does not attack: there is no recursion.
+        # No recursion: the attack runs the network in evaluation mode, in which `forward` does not attack.
         if self.training:
             x = self.attack.perturb(self, x)
         return super().forward(x)
@@ -530,13 +530,13 @@ class AdvSimpleNet(SimpleNet):
 
 
 class GradAttention:
-    """Saliency of the predicted label: how much the loss reacts to each pixel (Simonyan et al. 2014)."""
+    """Saliency: the gradient of the predicted label's loss with respect to each pixel (Simonyan et al. 2014)."""
 
     def __init__(self, loss_fn):
         self.loss_fn = loss_fn
 
     def explain(self, model: nn.Module, input: Tensor) -> Tensor:
-        """N,C,H,W -> N,1,H,W: the gradient's magnitude, the largest over the channels. The model stays as it was."""
+        """N,C,H,W -> N,1,H,W: the gradient's magnitude, maximum over channels. `model` is not changed."""
         # BEGIN SOLUTION
         images = input.detach().clone().requires_grad_(True)
         with frozen(model), torch.enable_grad():
@@ -551,7 +551,7 @@ default_attention = GradAttention
 
 
 def _pixels(images: Tensor) -> Tensor:
-    """Normalised N,3,H,W -> the images themselves in [0, 1], on the CPU; every image on the same scale."""
+    """Normalised N,3,H,W -> denormalised images in [0, 1], on the CPU."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (images.detach().float().cpu() * std + mean).clamp(0, 1)
 
@@ -562,10 +562,10 @@ def vis_grid(input: Tensor, n_rows: int = 10) -> Tensor:
 
 
 def vis_grad_attention(input: Tensor, vis_alpha: float = 2.0, n_rows: int = 10, vis_output: Tensor | None = None):
-    """A mosaic as `vis_grid` gives, with saliency N,1,H,W (`vis_output`) laid over it in red.
+    """The mosaic of `vis_grid`, overlaid in red with saliency maps N,1,H,W (`vis_output`).
 
-    `vis_alpha` is the weight of the red; each map is scaled to its own 99th percentile, so that one loud
-    pixel does not hide the rest.
+    `vis_alpha` is the weight of the overlay; each map is scaled by its 99th percentile, which ignores outlier
+    pixels.
     """
     images = _pixels(input)
     if vis_output is not None:

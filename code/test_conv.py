@@ -1,6 +1,6 @@
-"""Check the convolution of student_code.py: python test_conv.py. Exit code 0 if all is right, 1 if not.
+"""Check the convolution of student_code.py: python test_conv.py. Exit code 0 if all checks pass, 1 if not.
 
-Each configuration is compared with nn.Conv2d in float64, and its gradients with numerical ones.
+Each configuration is compared with nn.Conv2d in float64, and its gradients with numerical gradients.
 """
 
 import sys
@@ -29,30 +29,30 @@ class Config(NamedTuple):
 
 
 CONFIGS = [
-    Config(2, 3, 8, 8, 4, K=3, bias=False),  # the plainest first: what fails later is due to what is new there
+    Config(2, 3, 8, 8, 4, K=3, bias=False),  # the simplest first, so that a later failure points to what it adds
     Config(2, 3, 8, 8, 4, K=3),
     Config(2, 3, 8, 8, 4, K=3, padding=1),
     Config(1, 2, 6, 9, 3, K=3, padding=1),  # H != W
     Config(2, 4, 7, 5, 2, K=1),  # a 1x1 convolution is a matrix product
     Config(2, 4, 7, 6, 2, K=1, stride=2, bias=False),
-    Config(2, 2, 8, 8, 3, K=3, stride=2),  # 8 - 3 leaves a remainder: the last row and column are never seen
+    Config(2, 2, 8, 8, 3, K=3, stride=2),  # 8 - 3 is odd: the last row and column are not used
     Config(2, 2, 9, 6, 3, K=2, stride=3, padding=1),
-    Config(1, 3, 16, 14, 2, K=7, stride=2, padding=3),  # SimpleNet's first layer, in small
+    Config(1, 3, 16, 14, 2, K=7, stride=2, padding=3),  # like SimpleNet's first layer
     Config(3, 1, 5, 5, 1, K=5),  # one output position
     Config(2, 2, 4, 4, 2, K=2, stride=4),  # stride larger than the kernel
-    Config(1, 2, 3, 4, 2, K=4, padding=3),  # more padding than image
+    Config(1, 2, 3, 4, 2, K=4, padding=3),  # the padding is larger than the image
 ]
 
 
 def draw(config: Config, device: torch.device) -> list[torch.Tensor | None]:
-    """Random input, weight and bias in float64, with gradients."""
+    """Random input, weight and bias in float64 that require gradients."""
     shapes = [(config.N, config.Ci, config.H, config.W), (config.Co, config.Ci, config.K, config.K), (config.Co,)]
     drawn = [torch.randn(shape, dtype=torch.float64, device=device, requires_grad=True) for shape in shapes]
     return drawn if config.bias else [*drawn[:2], None]
 
 
 def close(name: str, ours: torch.Tensor | None, theirs: torch.Tensor) -> None:
-    """Raise AssertionError that says how `ours` differs from what nn.Conv2d has."""
+    """Raise AssertionError, describing the difference, if `ours` differs from nn.Conv2d's."""
     assert ours is not None, f"{name} is None, expected a tensor of shape {tuple(theirs.shape)}"
     assert ours.shape == theirs.shape, f"{name} has shape {tuple(ours.shape)}, expected {tuple(theirs.shape)}"
     worst = (ours - theirs).abs().max().item()
@@ -82,7 +82,7 @@ def check_backward(config: Config, device: torch.device) -> None:
 
 
 def check_module(config: Config, device: torch.device) -> None:
-    """The wrapper, in a network: between a layer with a transposed result and an in-place ReLU."""
+    """The module in a network: with a non-contiguous input and an in-place ReLU after it."""
     shape = {"stride": config.stride, "padding": config.padding, "bias": config.bias}
     ours = CustomConv2d(config.Ci, config.Co, config.K, **shape).to(device, torch.float64)
     theirs = nn.Conv2d(config.Ci, config.Co, config.K, **shape).to(device, torch.float64)
@@ -105,13 +105,13 @@ def run(check, device: torch.device) -> None:
         torch.manual_seed(number)
         try:
             check(config, device)
-        except Exception as error:  # whatever a student's code raises is a finding, and is shown
+        except Exception as error:  # a student's code may raise anything
             print(f"FAILED at configuration {number} of {len(CONFIGS)}: {config}\n{type(error).__name__}: {error}")
             sys.exit(1)
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other, minutes on a busy machine
+    torch.set_num_threads(1)  # for tiny tensors threads only add overhead, minutes of it on a busy machine
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"Using device: {device}")
     print("Check Fprop ...")

@@ -1,11 +1,11 @@
-"""Every benchmark runs, in small, and writes the figures that it is asked for. What they come to is no test."""
+"""Every benchmark runs at a small size and writes its figures, whose values are not tested."""
 
 import json
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_scenes
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -13,6 +13,7 @@ import bench_attack
 import bench_conv
 import bench_data
 import bench_grade
+import bench_time_to_accuracy
 import bench_train
 import bench_vit
 import measure
@@ -44,8 +45,8 @@ def test_conv(figures, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of a process")
-def test_peak_memory_of_a_process_of_its_own():
-    """One image under the sheet's convolution: its activations and columns take some, and not a gigabyte."""
+def test_peak_memory_of_a_subprocess():
+    """One image with the assignment's convolution: more than nothing, and less than a gigabyte."""
     flags = "--memory unfold fp32 kept --batch 1 --device cpu".split()
     done = subprocess.run([sys.executable, ROOT / "benchmarks/bench_conv.py", *flags], capture_output=True, text=True,
                           check=True)
@@ -54,6 +55,17 @@ def test_peak_memory_of_a_process_of_its_own():
 
 def test_data(figures, scenes):
     assert figures(bench_data, "--data", scenes, "--rounds", 1, "--batch", 8, "--device", "cpu")["speedup"] > 0
+
+
+def test_time_to_accuracy(figures, tmp_path):
+    history = [{"epoch": epoch, "val": {"top1": 10.0 * epoch, "top5": 50.0}} for epoch in (1, 2, 3)]
+    (tmp_path / "results.json").write_text(json.dumps({"history": history}))
+    found = figures(bench_time_to_accuracy, tmp_path / "results.json", "--data", write_scenes(tmp_path, 128, 4),
+                    "--rounds", 1, "--batches", 4, "--targets", 15, 99)
+    assert found["targets"]["15.0"]["epoch"] == 2
+    assert found["targets"]["15.0"]["seconds"] == pytest.approx(sum(found["seconds_by_epoch"][:2]))
+    assert found["targets"]["99.0"] is None
+    assert found["size_by_epoch"] == [64, 96, 112]
 
 
 def test_vit(figures):
@@ -85,7 +97,7 @@ def test_adversarial_training(figures, scenes):
 
 
 def test_grade(figures, monkeypatch):
-    """Hand-ins that do not even parse: graded at once, which is enough to see that the figures come."""
+    """Submissions with a syntax error, which are graded fast."""
     monkeypatch.setattr(bench_grade, "ENDINGS", ["\n)\n"])
     found = figures(bench_grade, "--rounds", 1, "--hand-ins", 2)
     assert found["batch_seconds"] > 0

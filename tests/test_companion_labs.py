@@ -1,4 +1,4 @@
-"""The labs of the companion sheets, in quick mode, on small data made here; their parts against oracles."""
+"""The labs of the companion assignments on small generated data; their parts against oracles."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ from utils import BadInput, save_image
 
 @pytest.fixture(scope="module")
 def mnist(tmp_path_factory):
-    """A folder with MNIST/raw of 600 + 120 images: a bar at a place of its own for each digit, in noise."""
+    """A folder with MNIST/raw of 600 + 120 images: noise with a bar, whose position depends on the digit."""
     folder, rng = tmp_path_factory.mktemp("mnist"), np.random.default_rng(0)
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -57,7 +57,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def lab(tmp_path, capsys):
-    """lab(name, *flags) -> rows of its CSV, content of its JSON, what it printed; its pictures lie in tmp_path."""
+    """lab(name, *flags) -> rows of its CSV, content of its JSON, its output; its figures are in tmp_path."""
 
     def run(name, *flags, table=None):
         labs.main([name, *map(str, flags), "--out", str(tmp_path), "--gpu", "-1"])
@@ -70,7 +70,7 @@ def lab(tmp_path, capsys):
     return run
 
 
-# ----------------------------------------------------------------------------- B1: layers of our own
+# ------------------------------------------------------------------- CNN Homework 3, deliverable 1: own layers
 
 
 def test_own_layers_agree_with_torchs(tmp_path, capsys):
@@ -81,14 +81,14 @@ def test_own_layers_agree_with_torchs(tmp_path, capsys):
     assert len(json.loads((tmp_path / "mytorch.json").read_text())["settings"]) == 78
 
 
-def test_the_comparison_finds_what_is_wrong():
+def test_the_comparison_detects_a_wrong_layer():
     ours, theirs = mytorch.Conv2d(2, 3, 3), nn.Conv2d(2, 3, 3)
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(1, 2, 6, 6)
-    assert mytorch.differences(ours, theirs, x) < 1e-5
+    assert mytorch.max_difference(ours, theirs, x) < 1e-5
     ours.weight.data = ours.weight.data.flip(-1)
-    assert mytorch.differences(ours, theirs, x) > 0.01
-    assert mytorch.differences(mytorch.MaxPool2d(2, 1), nn.MaxPool2d(2), x) == float("inf")
+    assert mytorch.max_difference(ours, theirs, x) > 0.01
+    assert mytorch.max_difference(mytorch.MaxPool2d(2, 1), nn.MaxPool2d(2), x) == float("inf")
 
 
 def test_own_layers_use_no_convolution_and_no_pooling():
@@ -108,7 +108,7 @@ def test_own_layers_use_no_convolution_and_no_pooling():
     assert not [name for name in names.seen if "conv" in name or "pool" in name]
 
 
-def test_of_equal_values_the_first_gets_the_gradient():
+def test_ties_send_the_gradient_to_the_first():
     x = torch.zeros(1, 1, 4, 4, requires_grad=True)
     ours, = torch.autograd.grad(mytorch.MaxPool2d(2)(x).sum(), x)
     theirs, = torch.autograd.grad(nn.MaxPool2d(2)(x).sum(), x)
@@ -124,7 +124,7 @@ def test_wrong_sizes(job, sentence):
         job()
 
 
-# ------------------------------------------------------------------------------------ B2: MNIST
+# ------------------------------------------------------------------------------------ deliverable 2: MNIST
 
 
 def test_mnist_cnn(lab, mnist):
@@ -135,12 +135,12 @@ def test_mnist_cnn(lab, mnist):
     assert len(content["histories"]["own layers"]) == 2
 
 
-def test_it_is_made_of_own_layers_only():
+def test_mnist_cnn_uses_own_layers_only():
     kinds = {type(module) for module in mnist_cnn.MnistCNN().modules() if not list(module.children())}
     assert kinds == {mytorch.Conv2d, mytorch.MaxPool2d, nn.ReLU, nn.Linear}
 
 
-def test_mnist_that_cannot_be_had(tmp_path, capsys, monkeypatch):
+def test_mnist_that_cannot_be_downloaded(tmp_path, capsys, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("no network")
 
@@ -150,7 +150,7 @@ def test_mnist_that_cannot_be_had(tmp_path, capsys, monkeypatch):
     assert "MNIST/raw: is not there, and the download failed (no network)" in capsys.readouterr().err
 
 
-def test_mnist_that_is_cut_off(mnist, tmp_path, capsys):
+def test_a_truncated_mnist_file(mnist, tmp_path, capsys):
     shutil.copytree(mnist, tmp_path / "cut")
     file = tmp_path / "cut/MNIST/raw/t10k-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:5000])
@@ -159,7 +159,7 @@ def test_mnist_that_is_cut_off(mnist, tmp_path, capsys):
     assert "MNIST/raw: cannot be read (" in capsys.readouterr().err
 
 
-def test_a_quick_run_does_not_take_the_place_of_a_real_one(tmp_path):
+def test_quick_runs_do_not_overwrite_results(tmp_path):
     seen, parser = [], common.parser("x", "", data=False, trains={"epochs": 1, "lr": 1.0})
     parser.add_argument("--quick", action="store_true")
     parser.set_defaults(out=tmp_path / "out", logs=tmp_path / "logs")
@@ -170,7 +170,7 @@ def test_a_quick_run_does_not_take_the_place_of_a_real_one(tmp_path):
                     (tmp_path / "mine", tmp_path / "logs/quick")]
 
 
-def test_each_epoch_has_other_views_and_another_order(tiny, tmp_path):
+def test_each_epoch_has_other_augmentations_and_another_order(tiny, tmp_path):
     import argparse
 
     args = argparse.Namespace(data=str(tiny), train_batch=40, workers=0, seed=0, logs=tmp_path, epochs=2, lr=0.1)
@@ -210,7 +210,7 @@ def test_an_interrupted_training_of_a_lab_is_resumed_exactly(tmp_path):
     assert all(torch.equal(resumed[name], value) for name, value in whole["state_dict"].items())
 
 
-def test_batches_are_all_images_once():
+def test_tensor_batches_cover_all_images():
     images = torch.arange(10.0)[:, None]
     shuffled = [labels.tolist() for _, labels in training.TensorBatches(images, torch.arange(10), 4, shuffle=True)]
     assert [len(batch) for batch in shuffled] == [4, 4]
@@ -219,10 +219,10 @@ def test_batches_are_all_images_once():
     assert torch.equal(torch.cat([x for x, _ in in_order]), images)
 
 
-# ------------------------------------------------------------------------- B3, B4: ResNet for CIFAR-10
+# ------------------------------------------------------------------ deliverables 3 to 5: ResNet for CIFAR-10
 
 
-def test_the_resnet_is_the_sheets():
+def test_the_resnet_is_the_assignments():
     network = cifar_resnet.ResNet()
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     assert all(conv.bias is None for conv in convolutions)
@@ -233,10 +233,10 @@ def test_the_resnet_is_the_sheets():
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     for conv in convolutions:
         fan = conv.out_channels * conv.kernel_size[0] ** 2
-        assert conv.weight.std().item() == pytest.approx((2 / fan) ** 0.5, rel=0.15), "He"
+        assert conv.weight.std().item() == pytest.approx((2 / fan) ** 0.5, rel=0.15), "He initialisation"
 
 
-def test_the_transforms_are_the_sheets():
+def test_the_transforms_are_the_assignments():
     names = [type(t).__name__ for t in cifar_resnet.TRAIN.transforms]
     assert names == ["RandomResizedCrop", "RandomHorizontalFlip", "ToTensor", "Normalize"]
     crop, normalize = cifar_resnet.TRAIN.transforms[0], cifar_resnet.VAL.transforms[1]
@@ -255,7 +255,7 @@ def test_cifar_resnet_and_its_class_activation_maps(lab, tiny, tmp_path):
     assert (len(rows), content["kind"]) == (3, "CAM")
 
 
-def test_networks_for_small_images_say_so(lab, scenes, tiny, tmp_path, capsys):
+def test_networks_for_small_images_reject_larger_ones(lab, scenes, tiny, tmp_path, capsys):
     keep = tmp_path / "cifar-resnet.pth.tar"
     torch.save({"model_arch": "cifar-resnet", "state_dict": cifar_resnet.ResNet(10).state_dict(), "settings": {}}, keep)
     for name, *flags in (("cam", scenes, "--resume", keep), ("cifar_resnet", scenes, "-j", 0)):
@@ -267,10 +267,10 @@ def test_networks_for_small_images_say_so(lab, scenes, tiny, tmp_path, capsys):
     assert "was trained by a lab (cifar-resnet)" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------- C4-C6: Mish CNN
+# ----------------------------------------------------------------- CS 5787 Homework 2, problem 3: Mish CNN
 
 
-def test_the_mish_cnn_is_the_sheets():
+def test_the_mish_cnn_is_the_assignments():
     layers = [module for module in mish_cnn.MishCNN().modules() if not list(module.children())]
     kinds = [type(layer).__name__ for layer in layers]
     assert kinds == ["Conv2d", "Mish", "MaxPool2d", "Conv2d", "Mish", "Conv2d", "Mish", "AdaptiveAvgPool2d", "Linear"]
@@ -292,7 +292,7 @@ def test_mish_cnn(lab, tiny, tmp_path):
     assert [row["network"] for row in rows] == ["plain"]
 
 
-# ------------------------------------------------------------------------------------- B6: evasion
+# ------------------------------------------------------------------- CNN Homework 3, deliverable 6: evasion
 
 
 def test_evasion(lab, mnist):
@@ -305,7 +305,7 @@ def test_evasion(lab, mnist):
     assert len(content["pairs"]) == 2 * 3
 
 
-def test_the_sheets_numbers_are_among_the_epsilons():
+def test_the_assignments_epsilons_are_evaluated():
     assert {8, 16, *evasion.SHOWN} <= set(evasion.LEVELS)
 
 
@@ -320,7 +320,7 @@ def test_intervals_and_pairs():
     assert evasion.compared(plain, plain)["p"] == 1
 
 
-def test_an_attack_stays_in_the_box_and_among_pixels():
+def test_attacks_stay_in_the_box_and_the_pixel_range():
     torch.manual_seed(0)
     model, images = evasion.Perceptron(32).eval(), torch.rand(20, 1, 28, 28)
     labels = torch.ones(20).long()
@@ -332,7 +332,7 @@ def test_an_attack_stays_in_the_box_and_among_pixels():
         assert len(outcome.success) == 20
 
 
-# -------------------------------------------------------------------------- C1-C3, C7, C8: pretrained
+# --------------------------------------------------- CS 5787 Homework 2, problems 1, 2 and 4: pretrained networks
 
 
 SMALL = "squeezenet1_1"
@@ -341,7 +341,7 @@ PHOTOS = {"bell_pepper": (945, 0), "tabby": (281, 3), "beach": (978, 5), "lamp":
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Four drawn photographs, and the weights of a network that was trained here to know them."""
+    """Four drawn photographs, and the weights of a network overfitted to them."""
     folder = tmp_path_factory.mktemp("photos")
     for name, (_, scene) in PHOTOS.items():
         image = demo_data.draw(scene, 7, 0, 1)
@@ -359,7 +359,7 @@ def photos(tmp_path_factory):
         noisy = images + 0.1 * torch.randn_like(images)
         nn.functional.cross_entropy(model(noisy), labels).backward()
         optimizer.step()
-    assert (model(images).argmax(1) == labels).all(), "or the tests say nothing"
+    assert (model(images).argmax(1) == labels).all(), "precondition of the tests below"
     torch.save(model.state_dict(), folder / "weights.pth")
     shutil.copy(folder / "tabby.jpg", folder / "strawberry.jpg")
     return folder
@@ -386,7 +386,7 @@ def test_features_of_a_photograph(lab, photos):
     assert rows == again
 
 
-def test_the_preprocessing_is_the_weights_own(photos):
+def test_the_preprocessing_is_that_of_the_weights(photos):
     import argparse
 
     args = argparse.Namespace(network=SMALL, weights=str(photos / "weights.pth"), device=torch.device("cpu"))
@@ -414,7 +414,7 @@ def test_fooling(lab, photos, tmp_path):
     assert {"fooling.png", "fooling_changes.png"} <= {path.name for path in tmp_path.glob("*.png")}
 
 
-def test_changes_of_a_photograph():
+def test_transformations():
     x = torch.rand(1, 3, 20, 30)
     assert torch.equal(fooling.TRANSFORMATIONS["flipped"](x), x.flip(-1))
     grey = fooling.TRANSFORMATIONS["grey"](x)
@@ -422,7 +422,7 @@ def test_changes_of_a_photograph():
     assert fooling.TRANSFORMATIONS["80 % crop"](x).shape == x.shape
     corner = torch.zeros(1, 3, 20, 20)
     corner[..., 0, 0] = 1
-    assert fooling.TRANSFORMATIONS["80 % crop"](corner).max() < 1e-6, "the margin is cut off"
+    assert fooling.TRANSFORMATIONS["80 % crop"](corner).max() < 1e-6, "the border is cropped"
 
 
 def test_transfer(lab, photos, tiny, tmp_path):
@@ -436,7 +436,7 @@ def test_transfer(lab, photos, tiny, tmp_path):
     torch.testing.assert_close(features.norm(dim=1), torch.ones(len(features)))
     before = [file.stat().st_mtime_ns for file in files]
     assert lab(*flags)[0] == rows
-    assert [file.stat().st_mtime_ns for file in files] == before, "the second run reads them"
+    assert [file.stat().st_mtime_ns for file in files] == before, "the second run reads the cache"
 
 
 def test_the_classifier_on_features_is_chosen_by_cross_validation():
@@ -450,12 +450,12 @@ def test_the_classifier_on_features_is_chosen_by_cross_validation():
         transfer.fit(features, torch.zeros(60).long())
 
 
-def test_features_are_kept_under_the_same_name_in_the_next_run():
-    """The settings count, not where the objects lie in memory."""
-    first, second = (transfer.description(networks.student_transforms("val")) for _ in range(2))
+def test_the_feature_cache_key_is_the_same_in_the_next_run():
+    """It has settings, and no memory addresses."""
+    first, second = (transfer.transform_settings(networks.student_transforms("val")) for _ in range(2))
     assert str(first) == str(second)
     assert "0x" not in str(first)
-    assert str(first) != str(transfer.description(networks.student_transforms("train")))
+    assert str(first) != str(transfer.transform_settings(networks.student_transforms("train")))
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):
@@ -494,8 +494,7 @@ def test_weights_that_cannot_be_downloaded(photos, capsys, monkeypatch):
     def refuse(*_, **__):
         raise imagenet.URLError("no network")
 
-    monkeypatch.setattr(imagenet.torch.hub, "load_state_dict_from_url", refuse)
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    monkeypatch.setattr(imagenet, "get_model", refuse)
     with pytest.raises(SystemExit):
         labs.main(["pretrained", "topk", str(photos / "tabby.jpg"), "--gpu", "-1"])
     said = capsys.readouterr().err

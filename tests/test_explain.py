@@ -1,4 +1,4 @@
-"""Explanations against what is known: captum's gradient, CAM's identity, hooks that come off, in-place layers."""
+"""Explanations against known answers: captum's gradient, a CAM's mean, removed hooks, in-place layers."""
 
 import pytest
 import torch
@@ -7,7 +7,14 @@ import torchvision
 from torch import nn
 
 from extras import explain
-from extras.explain import class_activation_maps, feature_maps, first_filters, recorded, saliency, token_saliency
+from extras.explain import (
+    class_activation_maps,
+    feature_maps,
+    first_filters,
+    record_activations,
+    saliency,
+    token_saliency,
+)
 from student_code import CustomConv2d, CustomNet, GradAttention, MultiScaleNet, SimpleNet, SimpleViT
 from utils import BadInput
 
@@ -16,8 +23,8 @@ def images(count: int = 3, size: int = 64) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(5))
 
 
-def alive(model: nn.Module) -> nn.Module:
-    """Biases and statistics that are not zero, or half of the terms could be missing."""
+def with_random_biases(model: nn.Module) -> nn.Module:
+    """Non-zero biases and running statistics, so that a missing term shows."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for tensor in (*(p for n, p in model.named_parameters() if n.endswith("bias")), *model.buffers()):
@@ -35,7 +42,7 @@ def state(model: nn.Module) -> tuple:
 
 
 def test_saliency_is_the_logits_gradient():
-    model, x = alive(SimpleNet(num_classes=4)), images()
+    model, x = with_random_biases(SimpleNet(num_classes=4)), images()
     leaf = x.clone().requires_grad_()
     logits = model(leaf)
     gradient, = torch.autograd.grad(logits.max(1).values.sum(), leaf)
@@ -46,7 +53,7 @@ def test_saliency_is_the_logits_gradient():
 
 def test_saliency_equals_captums():
     attribution = pytest.importorskip("captum.attr")
-    model, x = alive(SimpleNet(num_classes=4)), images()
+    model, x = with_random_biases(SimpleNet(num_classes=4)), images()
     labels = model(x).argmax(1)
     theirs = attribution.Saliency(model).attribute(x.clone().requires_grad_(), target=labels, abs=True)
     torch.testing.assert_close(saliency(model, x), theirs.amax(1, keepdim=True))
@@ -66,7 +73,7 @@ def test_saliency_equals_captums():
     (torchvision.models.resnet18(num_classes=5), 2), (torchvision.models.resnet50(num_classes=5), 2)],
     ids=["SimpleNet", "own convolution", "MultiScaleNet", "resnet18", "resnet50"])
 def test_the_mean_of_a_cam_and_the_bias_are_the_logit(model, side):
-    model, x = alive(model), images()
+    model, x = with_random_biases(model), images()
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
         logits = model(x)
@@ -79,12 +86,12 @@ def test_the_mean_of_a_cam_and_the_bias_are_the_logit(model, side):
 
 
 def test_cam_of_images_that_are_not_square():
-    model = alive(SimpleNet(num_classes=5))
+    model = with_random_biases(SimpleNet(num_classes=5))
     assert class_activation_maps(model, torch.randn(2, 3, 64, 96))[0].shape == (2, 8, 12)
 
 
 def test_a_cam_points_at_the_evidence():
-    """A network that sees red: the map is large where red is, and nowhere else."""
+    """A network of one colour channel per class: the map of red is the red channel."""
     model = nn.Sequential(nn.Conv2d(3, 2, 1, bias=False), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                           nn.Linear(2, 2))
     model[0].weight.data = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).view(2, 3, 1, 1)
@@ -97,14 +104,14 @@ def test_a_cam_points_at_the_evidence():
 
 @pytest.mark.parametrize("model", [CustomNet(num_classes=4), SimpleViT(64, 4), nn.Flatten()])
 def test_networks_without_a_cam_say_so(model):
-    with pytest.raises(BadInput, match="has no class activation maps: they need one linear layer on the means"):
+    with pytest.raises(BadInput, match="has no class activation maps: they need global average pooling"):
         class_activation_maps(model.eval(), images())
 
 
-# ------------------------------------------------------------------------------------------ looking inside
+# ----------------------------------------------------------------------------------- activations and filters
 
 
-def test_an_in_place_layer_behind_does_not_change_what_was_seen():
+def test_a_following_in_place_layer_does_not_change_feature_maps():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Flatten())
     x = images(2, 4)
     maps = feature_maps(model, x, ["0", "1"])
@@ -113,9 +120,9 @@ def test_an_in_place_layer_behind_does_not_change_what_was_seen():
     torch.testing.assert_close(maps["1"], model[0](x).relu())
 
 
-def test_feature_maps_of_a_resnet_and_of_our_own():
+def test_feature_maps_of_resnet_and_multiscalenet():
     for model in (torchvision.models.resnet18(num_classes=4), MultiScaleNet(CustomConv2d, num_classes=4)):
-        layers = explain.at_depths([*explain.convolutions(model)], 3)
+        layers = explain.evenly_spaced([*explain.convolutions(model)], 3)
         maps = feature_maps(model, images(), layers)
         assert list(maps) == layers
         sides = [found.shape[-1] for found in maps.values()]
@@ -123,27 +130,27 @@ def test_feature_maps_of_a_resnet_and_of_our_own():
 
 
 @pytest.mark.parametrize(("layers", "sentence"), [
-    (["features.99"], "has no layer features.99; some that it has: features"),
-    (["fc"], r"layer fc gives no feature maps N,C,h,w, but \(3, 4\)")])
+    (["features.99"], "has no layer features.99; some of its layers: features"),
+    (["fc"], r"layer fc does not output feature maps N,C,h,w, but \(3, 4\)")])
 def test_wrong_layers(layers, sentence):
     with pytest.raises(BadInput, match=sentence):
         feature_maps(SimpleNet(num_classes=4), images(), layers)
 
 
-def test_at_depths():
-    assert explain.at_depths(list("abcdefg"), 3) == ["a", "d", "g"]
-    assert explain.at_depths(["a", "b"], 3) == ["a", "b"]
+def test_evenly_spaced():
+    assert explain.evenly_spaced(list("abcdefg"), 3) == ["a", "d", "g"]
+    assert explain.evenly_spaced(["a", "b"], 3) == ["a", "b"]
 
 
-def test_maps_to_look_at_are_different_ones_and_always_the_same():
+def test_diverse_channels_are_uncorrelated_and_deterministic():
     base = images(1, 8)[0]
     maps = torch.stack([3 * base[0], 2.9 * base[0] + 0.01, base[1], torch.zeros(8, 8), base[2]])
-    assert explain.most_different(maps, 3) in ([0, 2, 4], [0, 4, 2])
-    assert explain.most_different(maps, 5)[3:] == [1, 3]
-    assert explain.most_different(maps, 9) == explain.most_different(maps, 9)
+    assert explain.diverse_channels(maps, 3) in ([0, 2, 4], [0, 4, 2])
+    assert explain.diverse_channels(maps, 5)[3:] == [1, 3]
+    assert explain.diverse_channels(maps, 9) == explain.diverse_channels(maps, 9)
 
 
-def test_filters_are_stretched_each_over_its_channels():
+def test_each_filter_is_min_max_normalised():
     model = SimpleNet(num_classes=4)
     filters = first_filters(model)
     assert filters.shape == (64, 3, 7, 7)
@@ -158,8 +165,8 @@ def test_filters_are_stretched_each_over_its_channels():
 # ---------------------------------------------------------------------------------------------- tokens
 
 
-def test_token_saliency_finds_the_patch_that_matters():
-    model = alive(SimpleViT(64, 4, drop_path_rate=0.0))
+def test_token_saliency_follows_the_patches_gradients():
+    model = with_random_biases(SimpleViT(64, 4, drop_path_rate=0.0))
     x = images()
     grid = token_saliency(model, x)
     assert grid.shape == (3, 4, 4)
@@ -171,7 +178,7 @@ def test_token_saliency_finds_the_patch_that_matters():
     at_most = grid.flatten(1) * torch.linalg.matrix_norm(embed, 2)
     assert (by_patch.norm(dim=2) <= at_most * 1.001).all()
     order = torch.corrcoef(torch.stack([by_patch.norm(dim=2).flatten(), grid.flatten()]))[0, 1]
-    assert order > 0.8, "the tokens lie where their patches do, whatever order the network works in"
+    assert order > 0.8, "tokens are in the order of their patches"
     with pytest.raises(BadInput, match="has no PatchEmbed"):
         token_saliency(SimpleNet(num_classes=4), x)
 
@@ -180,21 +187,21 @@ def test_token_saliency_finds_the_patch_that_matters():
 
 
 @pytest.mark.parametrize("job", [saliency, class_activation_maps, lambda m, x: feature_maps(m, x, ["features.0"])])
-def test_nothing_stays_behind(job):
+def test_state_is_restored(job):
     model, x = SimpleNet(num_classes=4).train(), images()
     model.features[3].eval()
     model.fc.bias.requires_grad_(False)
-    before, kept = state(model), x.clone()
+    before, original = state(model), x.clone()
     with torch.no_grad():
         job(model, x)
     assert state(model) == before
-    assert torch.equal(x, kept)
+    assert torch.equal(x, original)
     with pytest.raises(RuntimeError):
         job(model, torch.randn(1, 5, 8, 8))
     assert state(model) == before
 
 
-def test_hooks_come_off_after_an_error():
+def test_hooks_are_removed_after_an_error():
     model = SimpleViT(64, 4)
     model.blocks[2].register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -202,9 +209,9 @@ def test_hooks_come_off_after_an_error():
     assert not any(m._forward_hooks for m in model.modules())
 
 
-def test_recorded_keeps_the_graph():
+def test_record_activations_keeps_the_graph():
     layer = nn.Linear(2, 2)
-    with recorded([layer]) as seen:
+    with record_activations([layer]) as outputs:
         layer(torch.ones(1, 2))
-    assert seen[layer].requires_grad
+    assert outputs[layer].requires_grad
     assert not layer._forward_hooks

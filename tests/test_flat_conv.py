@@ -1,4 +1,4 @@
-"""The fast convolution: equal to torch's and to the sheet's, and made of no convolution operation."""
+"""The flat convolution equals torch's and the assignment's, and calls no convolution operation."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from extras.flat_conv import FlatConv2d, flat_conv2d
 from student_code import SimpleNet, custom_conv2d
 from test_conv import Config
 
-# Sizes at which Winograd's tiles fit, leave a rest, or are not worth it; strides and paddings of every kind.
+# Sizes that are a multiple of Winograd's tiles, or not, or too small for it; other strides and paddings.
 MORE = [Config(2, 16, 8, 8, 16, K=3, padding=1), Config(3, 16, 17, 13, 24, K=3, padding=1),
         Config(2, 20, 9, 11, 16, K=3), Config(2, 16, 7, 9, 16, K=3, padding=2, bias=False),
         Config(2, 16, 6, 6, 16, K=3, padding=3), Config(2, 16, 5, 5, 16, K=3, padding=1),
@@ -45,22 +45,22 @@ def test_equals_torchs(config):
 
 
 @pytest.mark.parametrize("config", test_conv.CONFIGS[:4], ids=str)
-def test_equals_the_sheets(config):
+def test_equals_the_assignments(config):
     for ours, theirs in both(config, torch.float64, theirs=custom_conv2d):
         assert torch.allclose(ours, theirs)
 
 
-@pytest.mark.parametrize("at_a_time", [1, 30_000])
-def test_the_cut_into_parts_does_not_matter(monkeypatch, at_a_time):
-    """One image at a time; several, with a smaller last part."""
-    monkeypatch.setitem(flat_conv.AT_A_TIME, "cpu", at_a_time)
+@pytest.mark.parametrize("buffer_bytes", [1, 30_000])
+def test_the_chunk_size_does_not_change_the_result(monkeypatch, buffer_bytes):
+    """One image per chunk; several, with a smaller last chunk."""
+    monkeypatch.setitem(flat_conv.BUFFER_BYTES, "cpu", buffer_bytes)
     for config in (MORE[1], MORE[8], MORE[10]):
         for ours, theirs in both(config, torch.float64):
             assert torch.allclose(ours, theirs)
 
 
 def test_without_onednns_linear_layer(monkeypatch):
-    """Another torch may not have it: it is no public name."""
+    """A private operation, which other versions of torch may not have."""
     monkeypatch.setattr(flat_conv, "ONEDNN_LINEAR", None)
     for config in (MORE[1], test_conv.CONFIGS[4], test_conv.CONFIGS[8]):
         for ours, theirs in both(config, torch.float32):
@@ -75,22 +75,22 @@ def test_runs_no_convolution_op():
     assert not [call for call in watch.calls if "convolution" in call or "aten.conv" in call]
 
 
-def test_the_winograd_path_is_taken_where_it_pays(monkeypatch):
+def test_where_winograd_is_used(monkeypatch):
     used = []
-    monkeypatch.setattr(flat_conv, "_convolve_tiles", lambda *a: used.append(a[0].shape))
+    monkeypatch.setattr(flat_conv, "_convolve_winograd", lambda *a: used.append(a[0].shape))
     weight = torch.randn(16, 16, 3, 3)
     flat_conv2d(torch.randn(2, 16, 16, 16), weight, None, 1, 1)
     assert len(used) == 1
-    flat_conv2d(torch.randn(2, 16, 5, 5), weight, None, 1, 1)  # of 8 x 8 pixels 25 would be used
+    flat_conv2d(torch.randn(2, 16, 5, 5), weight, None, 1, 1)  # would compute 8 x 8 pixels for 5 x 5
     flat_conv2d(torch.randn(2, 3, 16, 16), torch.randn(16, 3, 3, 3), None, 1, 1)
     flat_conv2d(torch.randn(2, 16, 16, 16), weight, None, 2, 1)
-    flat_conv2d(torch.randn(2, 16, 16, 16).bfloat16(), weight.bfloat16(), None, 1, 1)  # digits are short
+    flat_conv2d(torch.randn(2, 16, 16, 16).bfloat16(), weight.bfloat16(), None, 1, 1)  # too imprecise
     assert len(used) == 1
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_in_a_network_it_is_nn_conv2d(layout):
-    """Between in-place ReLUs and pools, in either layout, with the same initial weights from the same seed."""
+def test_replaces_nn_conv2d_in_a_network(layout):
+    """Between in-place ReLUs and pools, in either layout, with the same initial weights."""
     results = []
     for conv_op in (FlatConv2d, nn.Conv2d):
         torch.manual_seed(3)
@@ -115,7 +115,7 @@ def test_under_autocast():
     assert (layer.weight.grad - reference).abs().max() < 0.03 * reference.abs().max()
 
 
-def test_refusals():
+def test_errors():
     with pytest.raises(ValueError, match=r"\(2, 4, 8, 8\) does not have the 3 channels"):
         flat_conv2d(torch.randn(2, 4, 8, 8), torch.randn(4, 3, 3, 3), None)
     with pytest.raises(ValueError, match="a kernel of 5 is larger"):
@@ -130,7 +130,7 @@ def test_refusals():
         gradient.sum().backward()
 
 
-def test_no_images():
+def test_an_empty_batch():
     weight, bias = torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(4, requires_grad=True)
     for w, stride, padding in ((weight, 1, 1), (weight, 2, 0), (weight[:, :, :1, :1], 1, 0)):
         x = torch.randn(0, 3, 8, 8, requires_grad=True)

@@ -1,4 +1,4 @@
-"""The self-check finds what is wrong with an attack, and passes one with which nothing is."""
+"""The self-check fails faulty attacks, each on the right check, and passes a sound one."""
 
 import contextlib
 from functools import partial
@@ -15,20 +15,20 @@ pytestmark = pytest.mark.slow
 
 
 class Untargeted(PGDAttack):
-    """PGD away from what the network says of the clean image: an attack that an evaluation can rest on."""
+    """PGD away from the predicted label of the clean image."""
 
-    away = -1.0
+    sign = -1.0
 
     def perturb(self, model, images):
         with attacks.frozen(model), torch.no_grad():
-            said = model(images).argmax(1)
+            predicted = model(images).argmax(1)
         loss = nn.CrossEntropyLoss()
-        return PGDAttack(lambda logits, _: self.away * loss(logits, said), self.num_steps, self.step_size,
+        return PGDAttack(lambda logits, _: self.sign * loss(logits, predicted), self.num_steps, self.step_size,
                          self.epsilon).perturb(model, images)
 
 
-class Uphill(Untargeted):
-    away = 1.0
+class WrongSign(Untargeted):
+    sign = 1.0
 
 
 class Unclipped(Untargeted):
@@ -41,46 +41,46 @@ class InPlace(Untargeted):
         return images.copy_(super().perturb(model, images))
 
 
-class Rude(Untargeted):
+class LeavesTrainingMode(Untargeted):
     def perturb(self, model, images):
         model.train()
         return super().perturb(model, images)
 
 
-def lines(trained, attack=Untargeted, steps=10, step=0.03, epsilon=0.1) -> dict:
+def run_checks(trained, attack=Untargeted, steps=10, step=0.03, epsilon=0.1) -> dict:
     model, images, labels = trained
     check = SelfCheck(partial(attack, nn.CrossEntropyLoss()), steps, step, epsilon, model, images[:60], labels[:60],
                       contextlib.nullcontext)
-    found = check.run()
+    results = check.run()
     model.eval()
-    return {line.name: line for line in found}
+    return {result.name: result for result in results}
 
 
-def test_an_honest_attack_passes(trained):
-    found = lines(trained, steps=20, step=0.02)
+def test_a_sound_attack_passes(trained):
+    found = run_checks(trained, steps=20, step=0.02)
     assert len(found) == 11
-    assert not [str(line) for line in found.values() if not line.passed]
-    assert "% withstand every attempt" in found["a strong attack finds little more"].figures
+    assert not [str(check) for check in found.values() if not check.passed]
+    assert "% robust to all attacks" in found["a strong attack fools few more"].figures
 
 
 @pytest.mark.parametrize(("attack", "failed"), [
-    (Uphill, "random noise does worse"), (Unclipped, "no value leaves the box"),
-    (Unclipped, "epsilon 0 changes nothing"), (InPlace, "model and images are what they were"),
-    (Rude, "model and images are what they were")])
-def test_what_is_wrong_is_found(trained, attack, failed):
-    line = lines(trained, attack)[failed]
-    assert not line.passed
-    assert f"FAILED  {failed}" in str(line)
-    assert line.advice in str(line)
+    (WrongSign, "random noise is weaker"), (Unclipped, "perturbations are within epsilon"),
+    (Unclipped, "epsilon 0 changes nothing"), (InPlace, "model and images are unchanged"),
+    (LeavesTrainingMode, "model and images are unchanged")])
+def test_faulty_attacks_fail(trained, attack, failed):
+    check = run_checks(trained, attack)[failed]
+    assert not check.passed
+    assert f"FAILED  {failed}" in str(check)
+    assert check.advice in str(check)
 
 
-def test_a_weak_attack_is_found_to_be_weak(trained):
-    found = lines(trained, steps=2, step=0.005)
+def test_a_weak_attack_fails(trained):
+    found = run_checks(trained, steps=2, step=0.005)
     assert not found["doubling the steps changes little"].passed
-    assert not found["a strong attack finds little more"].passed
+    assert not found["a strong attack fools few more"].passed
 
 
-def test_a_network_that_hides_its_gradients(trained):
+def test_masked_gradients_fail(trained):
     model, images, labels = trained
 
     class Rounded(nn.Module):
@@ -91,25 +91,25 @@ def test_a_network_that_hides_its_gradients(trained):
         def forward(self, x):
             return self.model((x * 20).round() / 20)
 
-    found = lines((Rounded().eval(), images, labels))
-    assert not found["gradients are there"].passed
-    assert not found["without a bound all are fooled"].passed
+    found = run_checks((Rounded().eval(), images, labels))
+    assert not found["input gradients are not zero"].passed
+    assert not found["unbounded, it fools every image"].passed
 
 
-def test_what_withstands_is_what_every_attempt_leaves(trained):
+def test_the_worst_case_is_over_attacks_within_epsilon(trained):
     model, images, labels = trained
     check = SelfCheck(partial(Untargeted, nn.CrossEntropyLoss()), 5, 0.02, 0.05, model, images[:60], labels[:60],
                       contextlib.nullcontext)
     check.rate(), check.rate(epsilon=0.5), check.rate(epsilon=2)
-    assert len(check.attempts) == 3, "the clean images, and two attempts inside the box; one went beyond"
+    assert len(check.fooled) == 3, "clean, and two of the three attacks"
 
 
-def test_one_image_is_no_fall(trained):
+def test_a_decrease_by_one_image_is_tolerated(trained):
     model, images, labels = trained
-    for count, slip in ((40, 2.5), (200, 0.5)):
+    for count, decrease in ((40, 2.5), (200, 0.5)):
         check = SelfCheck(None, 1, 1, 1, model, images[:count], labels[:count], None)
-        assert check.rising([1, 2, 2, 2 - slip, 5])
-        assert not check.rising([1, 2, 2 - 2 * slip])
+        assert check.non_decreasing([1, 2, 2, 2 - decrease, 5])
+        assert not check.non_decreasing([1, 2, 2 - 2 * decrease])
 
 
 def test_sample():
@@ -119,13 +119,13 @@ def test_sample():
     assert labels.tolist() == [0, 0, 0, 0]
 
 
-def test_main_prints_and_keeps_the_table(drive, scenes):
+def test_main_prints_and_saves_the_table(drive, scenes):
     trained = drive(scenes, "--epochs", 1, "-b", 8)
     saved = trained.folder / "models/checkpoint.pth.tar"
     run = drive(scenes, "--resume", saved, "-a", "--self-check", "--num-steps", 2)
     assert run.code == 0, run.out
     assert "self-check on 12 images, 2 steps of 0.01, epsilon 0.1" in run.out
     assert run.out.count("passed  ") + run.out.count("FAILED  ") == 11
-    assert '"name": "gradients are there"' in (run.folder / "results.json").read_text()
+    assert '"name": "input gradients are not zero"' in (run.folder / "results.json").read_text()
     wrong = drive(scenes, "--resume", saved, "-e", "--self-check")
     assert "--self-check goes with -a" in wrong.out

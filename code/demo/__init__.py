@@ -1,1 +1,1 @@
-"""The embedded data set of drawn scenes, and what `make demo` runs."""
+"""The synthetic scene data set, and `make demo`."""

@@ -1,8 +1,8 @@
 """The whole homework in three minutes: draw the demo scenes, train, evaluate, attack and explain.
 
-    python -m demo          the same as `make demo`, from the folder code/
+    python -m demo          from the folder code/; the same as `make demo`
 
-Runs main.py and labs as a student would, printing each command before it runs.
+Runs main.py and labs, printing each command.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from pathlib import Path
 from utils import IMAGENET_STD
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = ("curves", "attack", "saliency")  # what main.py makes
+PICTURES = ("curves", "attack", "saliency")  # of main.py
 LABS = {"cam": ("cam",), "features": ("features", "filters"), "classes": ("classes_examples", "classes_confusion"),
-        "sweep": ("sweep_curves",)}  # python -m labs NAME, and its main pictures
+        "sweep": ("sweep_curves",)}  # lab -> its main figures
 
 
 def run(*command: str) -> None:
@@ -38,7 +38,7 @@ def drive(logs: Path, *flags: str) -> Path:
 
 
 def lab(name: str, args: argparse.Namespace, best: Path, *flags: str) -> None:
-    """Run a lab on the best checkpoint; in this process, because starting another takes seconds."""
+    """Run a lab on the best checkpoint, in this process to save start-up time."""
     words = name, str(args.data), "--resume", str(best), "--out", str(args.out), *flags
     print(f"\n$ python -m labs {' '.join(words)}", flush=True)
     importlib.import_module("labs.__main__").main(words)
@@ -51,21 +51,21 @@ def results(folder: Path) -> dict:
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=ROOT / "data/demo", metavar="DIR",
-                        help="where the scenes go (default: data/demo)")
+                        help="folder of the scenes (default: data/demo)")
     parser.add_argument("--out", type=Path, default=ROOT / "results/demo", metavar="DIR",
-                        help="where the pictures go (default: results/demo)")
+                        help="folder of the figures (default: results/demo)")
     parser.add_argument("--logs", type=Path, default=ROOT / "logs/demo", metavar="DIR",
-                        help="where the run folders go (default: logs/demo)")
+                        help="parent of the run folders (default: logs/demo)")
     parser.add_argument("--train", default="2000", metavar="N", help="training images (default: 2000)")
     parser.add_argument("--val", default="400", metavar="N", help="validation images (default: 400)")
-    parser.add_argument("--sweep", default="60", metavar="N", help="images in the sweep of attacks (default: 60)")
+    parser.add_argument("--sweep", default="60", metavar="N", help="images of the attack sweep (default: 60)")
     parser.add_argument("--epochs", default="8", metavar="N", help="epochs (default: 8)")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     args = get_args_parser().parse_args(argv)
-    began = time.perf_counter()
+    started = time.perf_counter()
     run("-m", "demo.data", str(args.data), "--train", args.train, "--val", args.val)
     trained = drive(args.logs, str(args.data), "--epochs", args.epochs, "--warmup", "1", "--batch-size", "25",
                     "--lr", "0.02")
@@ -79,9 +79,9 @@ def main(argv: list[str] | None = None) -> None:
         for name in PICTURES:
             if (folder / f"{name}.png").exists():
                 shutil.copy(folder / f"{name}.png", args.out)
-    for name in LABS if (ROOT / "code/labs").is_dir() else ():  # the starter for students has none
+    for name in LABS if (ROOT / "code/labs").is_dir() else ():  # not in the starter
         lab(name, args, best, *(("--quick", "--images", args.sweep) if name == "sweep" else ()))
-    summarize(args, time.perf_counter() - began, results(evaluated), results(attacked))
+    summarize(args, time.perf_counter() - started, results(evaluated), results(attacked))
 
 
 def summarize(args: argparse.Namespace, seconds: float, evaluated: dict, attacked: dict) -> None:

@@ -1,1 +1,1 @@
-"""Beyond the sheet, and not in the starter: attack toolkit, adversarial training, self-check, explanations."""
+"""Beyond the assignment, and not in the starter: attacks, adversarial training, explanations, a convolution."""

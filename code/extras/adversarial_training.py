@@ -1,6 +1,6 @@
-"""Adversarial training of any network: cheap attacks, and a guard against catastrophic overfitting.
+"""Adversarial training of any network: fast attacks, and a guard against catastrophic overfitting.
 
-These attacks count and check nothing; evaluate with extras/attacks.py. Images are normalised N,C,H,W, and `epsilon`,
+These attacks record no statistics; evaluate with extras/attacks.py. Images are normalised N,C,H,W, and `epsilon`,
 the L-inf bound, is in the same units.
 """
 
@@ -18,17 +18,17 @@ Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]  # model, images, labels 
 
 
 def gradient_sign(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Sign of the gradient of the cross-entropy with respect to the images: it makes `labels` less likely."""
+    """Sign of the input gradient of the cross-entropy: the direction that makes `labels` less likely."""
     images = images.detach().requires_grad_(True)
     with torch.enable_grad():
-        # The factor changes no sign; without it the gradient of a confident network underflows in fp16.
+        # Scaled, or the gradient of a confident network underflows in fp16; the sign is the same.
         loss = 256 * F.cross_entropy(model(images), labels, reduction="sum")
         gradient, = torch.autograd.grad(loss, images)
     return gradient.sign()
 
 
 def noise_like(images: Tensor, limit: float) -> Tensor:
-    """Uniform noise in [-limit, limit], in 256 levels: eight values from each random integer, since drawing is slow."""
+    """Uniform noise in [-limit, limit] with 256 levels: eight values per random integer, which is faster."""
     noise = torch.empty_like(images)
     drawn = torch.empty(-(-noise.numel() // 8), dtype=torch.int64, device=noise.device).random_(-2**63, None)
     in_memory_order = noise.as_strided((noise.numel(),), (1,))
@@ -37,7 +37,7 @@ def noise_like(images: Tensor, limit: float) -> Tensor:
 
 
 def pgd(epsilon: float, num_steps: int, step_size: float | None = None) -> Attack:
-    """Projected gradient descent away from the true label (Madry et al. 2018), from a random start.
+    """Untargeted PGD from a random start (Madry et al. 2018).
 
     The default `step_size` is 2.5 * epsilon / num_steps.
     """
@@ -81,18 +81,18 @@ def draw_probe(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
 
 
 class AdversarialTraining:
-    """Attack each training batch: by 5 steps of PGD ("pgd") or by one step of N-FGSM ("fast").
+    """Attack each training batch with 5-step PGD ("pgd") or one-step N-FGSM ("fast").
 
     One-step training can end in catastrophic overfitting within an epoch: the network becomes robust to that one step
-    only, and PGD fools it on every image (Wong et al. 2020). So after each epoch PGD attacks the `probe` set. If nearly
-    no image of it is robust any more, the epoch is reverted, and training continues with 5 steps.
+    only, and PGD fools it on every image (Wong et al. 2020). So after each epoch PGD attacks the `probe` set. If robust
+    accuracy collapses, the epoch is reverted, and training continues with 5-step PGD.
     """
 
     def __init__(self, kind: str, model: nn.Module, epsilon: float, probe: tuple[Tensor, Tensor]):
         self.kind, self.model, self.epsilon, self.probe = kind, model, epsilon, probe
         self.attacks = {"pgd": pgd(epsilon, num_steps=5), "fast": n_fgsm(epsilon)}
-        self.check = pgd(epsilon, num_steps=3)
-        self.best, self.kept = 0, None
+        self.probe_attack = pgd(epsilon, num_steps=3)
+        self.best, self.snapshot = 0, None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         return self.attacks[self.kind](self.model, images, labels)
@@ -101,40 +101,40 @@ class AdversarialTraining:
         return {"kind": self.kind, "best": self.best}
 
     def load_state_dict(self, state: dict, optimizer: torch.optim.Optimizer) -> None:
-        """Restore from a checkpoint; its weights and momentum are those to revert to."""
+        """Restore from a checkpoint; the current weights and momentum become the snapshot."""
         self.kind, self.best = state["kind"], state["best"]
-        self._keep(optimizer)
+        self._save_snapshot(optimizer)
 
     def robust_probes(self) -> int:
         """Number of probe images that are classified correctly under attack."""
         images, labels = self.probe
-        attacked = self.check(self.model, images, labels)
+        attacked = self.probe_attack(self.model, images, labels)
         with frozen(self.model), torch.no_grad():
             return int((self.model(attacked).argmax(dim=1) == labels).sum())
 
     def after_epoch(self, robust: int, optimizer: torch.optim.Optimizer) -> str | None:
-        """Keep this epoch, or revert it if the network overfitted to the one step; then return a warning.
+        """Snapshot this epoch; on catastrophic overfitting revert to the snapshot and return a warning.
 
-        The criterion is a fall from at least 8 robust images to less than a quarter; with so few images, smaller falls
-        can be chance.
+        The criterion is a drop from at least 8 robust images to less than a quarter; smaller drops can be noise in so
+        few images.
         """
         if self.kind != "fast":
             return None
-        if self.kept is None or self.best < 8 or robust >= self.best / 4:
+        if self.snapshot is None or self.best < 8 or robust >= self.best / 4:
             self.best = max(self.best, robust)
-            self._keep(optimizer)
+            self._save_snapshot(optimizer)
             return None
-        self._revert(optimizer)
+        self._restore_snapshot(optimizer)
         self.kind = "pgd"
         return (f"catastrophic overfitting: {robust} of {len(self.probe[1])} probe images are robust to PGD, "
-                f"{self.best} were before. This epoch is reverted; from here on training attacks in 5 steps")
+                f"{self.best} were before. This epoch is reverted; training continues with 5-step PGD")
 
-    def _keep(self, optimizer: torch.optim.Optimizer) -> None:
-        self.kept = copy.deepcopy((self.model.state_dict(), optimizer.state_dict()))
+    def _save_snapshot(self, optimizer: torch.optim.Optimizer) -> None:
+        self.snapshot = copy.deepcopy((self.model.state_dict(), optimizer.state_dict()))
 
-    def _revert(self, optimizer: torch.optim.Optimizer) -> None:
-        rates = [group["lr"] for group in optimizer.param_groups]  # of the schedule, which continues
-        self.model.load_state_dict(self.kept[0])
-        optimizer.load_state_dict(self.kept[1])
+    def _restore_snapshot(self, optimizer: torch.optim.Optimizer) -> None:
+        rates = [group["lr"] for group in optimizer.param_groups]  # the schedule is not reverted
+        self.model.load_state_dict(self.snapshot[0])
+        optimizer.load_state_dict(self.snapshot[1])
         for group, rate in zip(optimizer.param_groups, rates):
             group["lr"] = rate

@@ -1,8 +1,7 @@
-"""L-inf attacks, part by part: what one may do and wants is data (`Threat`); `attack` carries it out and keeps books.
+"""Configurable L-inf attacks: `Threat` is the threat model, `attack()` runs it and records statistics per image.
 
-Images are normalised N,C,H,W, and `epsilon`, the largest change of any value, is in the same units. The sheet's attack,
-`PGDAttack` of student_code.py, is one setting: `Threat(epsilon)`. Training has attacks of its own, made for speed, in
-adversarial_training.py.
+Images are normalised N,C,H,W, and `epsilon`, the L-inf bound, is in the same units. The assignment's `PGDAttack`
+(student_code.py) is one setting, `Threat(epsilon)`. The faster attacks for training are in adversarial_training.py.
 """
 
 import math
@@ -16,105 +15,93 @@ from torch import Tensor, nn
 
 OBJECTIVES = ("least-likely", "most-likely", "untargeted", "targeted")
 CHOICES = {"objective": OBJECTIVES, "loss": ("cross-entropy", "margin"), "rule": ("sign", "momentum"),
-           "start": ("image", "uniform"), "keep": ("last", "best", "first")}
-# Of ImageNet-normalised images: the lowest and the highest value of each channel.
-PIXELS = tuple(tuple((end - mean) / std for mean, std in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225)))
-               for end in (0.0, 1.0))
+           "keep": ("last", "best", "first")}
 
 
 @dataclass(frozen=True)
 class Threat:
-    """What an attack may do and what it wants. The defaults are the sheet's: `Threat(0.1)` is `PGDAttack(loss_fn)`.
+    """Threat model and attack settings. The defaults are the assignment's: `Threat(0.1)` is `PGDAttack(loss_fn)`.
 
-    An attempt is a descent of `steps` steps. Each step costs one forward and one backward pass for each image.
-    Raises ValueError for a name or a number that there is not.
+    A step costs one forward and one backward pass per image. Raises ValueError for unknown names or invalid numbers.
     """
 
-    epsilon: float  # the largest change of any value
+    epsilon: float  # L-inf bound
     objective: str = "least-likely"  # towards that label; away from the most likely or the true one; towards `targets`
-    loss: str = "cross-entropy"  # of the label; or its logit's margin to the largest other one
-    steps: int = 10
-    step_size: float | None = 0.01  # None: 2.5 * epsilon / steps, enough to cross the box
-    relabel: bool = True  # choose the least or most likely label anew in each step; False: once, on the clean image
-    rule: str = "sign"  # or momentum: with steps that halve where progress stalls (APGD, Croce and Hein 2020)
-    start: str = "image"  # or uniform: anywhere in the box
-    restarts: int = 1  # attempts; all but the first start anywhere, with the images that withstood so far
-    budget: int | None = None  # backward passes for each image, over all attempts
-    keep: str = "last"  # the last point; the best: a point that succeeded, if one did; the first: and stop there
-    valid: tuple[Sequence[float], Sequence[float]] | None = None  # lowest and highest value by channel, such as PIXELS
-    seed: int = 0  # of the random starts; the generator is private
+    loss: str = "cross-entropy"  # or margin: of the label's logit to the largest other one (Carlini and Wagner 2017)
+    steps: int = 10  # of each restart
+    step_size: float | None = 0.01  # None: 2.5 * epsilon / steps (Madry et al. 2018)
+    relabel: bool = True  # choose the least or most likely label again at each step; False: once, on the clean image
+    rule: str = "sign"  # or momentum: APGD (Croce and Hein 2020)
+    restarts: int = 1  # the first starts at the image, the others at random, for images not yet fooled
+    keep: str = "last"  # `last` iterate, `best` (a successful one if there is any), `first` success (early stopping)
+    valid: tuple[Sequence[float], Sequence[float]] | None = None  # lowest and highest valid value of each channel
+    seed: int = 0  # of the random starts, which leave the global random state alone
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"Threat: {name} is {getattr(self, name)!r}; it has to be one of {', '.join(allowed)}")
-        for name, least in (("epsilon", 0), ("steps", 1), ("restarts", 1), ("step_size", 0), ("budget", 1)):
+        for name, least in (("epsilon", 0), ("steps", 1), ("restarts", 1), ("step_size", 0)):
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
                 raise ValueError(f"Threat: {name} is {value}; it has to be a finite number of at least {least}")
 
     @property
-    def step(self) -> float:
+    def resolved_step_size(self) -> float:
         return 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
-
-    @property
-    def attempts(self) -> list[int]:
-        """The steps of each attempt: the budget is spent in the order of the attempts."""
-        left = math.inf if self.budget is None else self.budget
-        return [int(min(self.steps, left - self.steps * i)) for i in range(self.restarts) if left > self.steps * i]
 
 
 def strong(epsilon: float, steps: int = 50, restarts: int = 2, **others) -> Threat:
-    """A setting to judge a network by: away from the true label, by the margin, with momentum, from several starts."""
+    """The attack for evaluations: untargeted APGD on the margin loss, with restarts."""
     return Threat(epsilon, **{"objective": "untargeted", "loss": "margin", "rule": "momentum", "keep": "best",
                               "steps": steps, "restarts": restarts, **others})
 
 
 @dataclass
 class Outcome:
-    """What became of N images, on their device.
+    """Result of an attack on N images, on their device.
 
-    Success is that the model says `targets`, or, for the other objectives, that it does not say `labels`.
+    An image succeeds if the model predicts its target or, without `targets`, does not predict its true label.
     """
 
-    images: Tensor  # N,C,H,W, all of them inside the box
-    success: Tensor  # N bool, of these images
-    first_success: Tensor  # N: the backward passes spent when a point succeeded first; -1 if none did
-    passes: Tensor  # N: backward passes spent
-    zero_gradients: Tensor  # N: the share of values whose gradient was exactly zero, mean over the passes
-    losses: Tensor  # P,N: what was descended, by pass; NaN for passes that an image did not need
+    images: Tensor  # N,C,H,W, within the box
+    success: Tensor  # N bool, of `images`
+    first_success: Tensor  # N: backward passes before the first success; -1 if none
+    passes: Tensor  # N: backward passes
+    zero_gradients: Tensor  # N: fraction of input gradients that are exactly zero, mean over passes
+    losses: Tensor  # P,N: the minimised loss by pass; NaN for passes that an image did not need
 
     @property
     def rate(self) -> float:
-        """Percentage of the images that succeeded."""
+        """Success rate in percent."""
         return 100 * self.success.float().mean().item()
 
-    def after(self, passes: int) -> float:
-        """Percentage of the images of which a point succeeded within so many passes."""
+    def rate_after(self, passes: int) -> float:
+        """Percentage of images with a first success within `passes` backward passes."""
         return 100 * ((self.first_success >= 0) & (self.first_success <= passes)).float().mean().item()
 
     @staticmethod
-    def joined(parts: Sequence["Outcome"]) -> "Outcome":
-        """The outcomes of several batches as one, on the CPU."""
+    def concatenate(parts: Sequence["Outcome"]) -> "Outcome":
+        """Concatenate the outcomes of several batches, on the CPU."""
         return Outcome(**{name: torch.cat([getattr(part, name).cpu() for part in parts], dim=int(name == "losses"))
                           for name in vars(parts[0])})
 
     @staticmethod
-    def none_yet(images: Tensor, passes: int) -> "Outcome":
+    def empty(images: Tensor, passes: int) -> "Outcome":
         zeros = torch.zeros(len(images), dtype=torch.long, device=images.device)
         return Outcome(images.clone(), zeros.bool(), zeros - 1, zeros.clone(), zeros.float(),
                        torch.full((passes, len(images)), math.nan, device=images.device))
 
-    def enter(self, rows: Tensor, points: Tensor, hit: Tensor, keep: str) -> None:
-        """`points` are where the images `rows` are now, and `hit` says which of them succeed there."""
-        new = hit & (self.first_success[rows] < 0)
+    def record_iterate(self, rows: Tensor, iterates: Tensor, success: Tensor, keep: str) -> None:
+        """Update images `rows` with their current iterates and success flags."""
+        new = success & (self.first_success[rows] < 0)
         self.first_success[rows[new]] = self.passes[rows[new]]
-        take = torch.ones_like(hit) if keep == "last" else hit | ~self.success[rows]
-        self.images[rows[take]] = points[take].to(self.images.dtype)
-        self.success[rows[take]] = hit[take]
+        take = torch.ones_like(success) if keep == "last" else success | ~self.success[rows]
+        self.images[rows[take]] = iterates[take].to(self.images.dtype)
+        self.success[rows[take]] = success[take]
 
-    def count(self, rows: Tensor, losses: Tensor, gradients: Tensor) -> None:
-        """One more backward pass of the images `rows`."""
+    def record_pass(self, rows: Tensor, losses: Tensor, gradients: Tensor) -> None:
+        """Count one backward pass of images `rows`."""
         self.losses[self.passes[rows], rows] = losses
         self.passes[rows] += 1
         self.zero_gradients[rows] += ((gradients == 0).float().flatten(1).mean(1) - self.zero_gradients[rows]
@@ -122,69 +109,71 @@ class Outcome:
 
 
 def attack(threat: Threat, model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None = None) -> Outcome:
-    """Carry out `threat`. `labels` N are the true ones; `targets` N those to reach, for the objective "targeted" alone.
+    """Run `threat`. `labels` N are the true ones; `targets` N are for the objective "targeted" only.
 
-    `images` and the model are afterwards bit for bit what they were, also after an error, and so is the global random
-    state. Raises ValueError if targets are missing, or given for another objective.
+    Leaves `images`, the model and the global random state unchanged, also after an error. Raises ValueError if targets
+    are missing, or given for another objective.
     """
     if (threat.objective == "targeted") != (targets is not None):
         need = "with" if targets is None else "without"
         raise ValueError(f"attack: objective {threat.objective!r} goes {need} targets")
     images = images.detach()
     low, high = box(images, threat.epsilon, threat.valid)
-    outcome, rows = Outcome.none_yet(images, sum(threat.attempts)), torch.arange(len(images), device=images.device)
+    outcome = Outcome.empty(images, threat.steps * threat.restarts)
+    rows = torch.arange(len(images), device=images.device)
     generator = torch.Generator().manual_seed(threat.seed)
     with frozen(model), torch.enable_grad():
-        goal = _Goal(threat, model, images, labels, targets)
-        for attempt, steps in enumerate(threat.attempts):
-            points = images
-            if attempt or threat.start == "uniform":
-                chance = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
-                points = low + chance * (high - low)
-            walk = WALKS[threat.rule](threat, points.clamp(low, high), low, high, steps)
-            todo = rows if attempt == 0 else rows[~outcome.success]
-            if len(todo):  # many networks cannot take a batch of nothing
-                _descend(walk, goal, model, todo, outcome, threat.keep)
+        objective = _Objective(threat, model, images, labels, targets)
+        for restart in range(threat.restarts):
+            start = images
+            if restart:
+                noise = torch.rand(images.shape, generator=generator, dtype=images.dtype).to(images.device)
+                start = low + noise * (high - low)
+            update = UPDATE_RULES[threat.rule](threat, start.clamp(low, high), low, high)
+            remaining = rows[~outcome.success] if restart else rows
+            if len(remaining):  # many networks do not accept an empty batch
+                _descend(threat, update, objective, model, remaining, outcome)
     return outcome
 
 
-def _descend(walk: "_Sign", goal: "_Goal", model: nn.Module, rows: Tensor, outcome: Outcome, keep: str) -> None:
-    """One attempt at the images `rows`."""
-    for _ in range(walk.steps):
-        points = walk.points[rows].requires_grad_(True)
-        logits = model(points).float()
-        hit = goal.reached(logits.detach(), rows)
-        outcome.enter(rows, points.detach(), hit, keep)
-        going = ~hit if keep == "first" else torch.ones_like(hit)
-        if not going.any():
+def _descend(threat: Threat, update: "_SignUpdate", objective: "_Objective", model: nn.Module, rows: Tensor,
+             outcome: Outcome) -> None:
+    """One restart on images `rows`."""
+    for _ in range(threat.steps):
+        iterates = update.iterates[rows].requires_grad_(True)
+        logits = model(iterates).float()
+        success = objective.reached(logits.detach(), rows)
+        outcome.record_iterate(rows, iterates.detach(), success, threat.keep)
+        active = ~success if threat.keep == "first" else torch.ones_like(success)
+        if not active.any():
             return
-        losses = goal.loss(logits, rows)[going]  # those that stop are not in the sum: no pass is spent on them
-        gradients, = torch.autograd.grad(losses.sum(), points)
-        rows, losses, gradients = rows[going], losses.detach(), gradients[going]
-        outcome.count(rows, losses, gradients)
-        walk.step(rows, losses, gradients)
-    points = walk.points[rows]
+        losses = objective.loss(logits, rows)[active]  # stopped images are not in the sum, so they cost no pass
+        gradients, = torch.autograd.grad(losses.sum(), iterates)
+        rows, losses, gradients = rows[active], losses.detach(), gradients[active]
+        outcome.record_pass(rows, losses, gradients)
+        update.step(rows, losses, gradients)
+    iterates = update.iterates[rows]
     with torch.no_grad():
-        outcome.enter(rows, points, goal.reached(model(points).float(), rows), keep)
+        outcome.record_iterate(rows, iterates, objective.reached(model(iterates).float(), rows), threat.keep)
 
 
-class _Goal:
-    """The label that an attack is about, what is descended for it, and when it is reached."""
+class _Objective:
+    """The minimised loss and the success criterion of a threat model."""
 
     def __init__(self, threat: Threat, model: nn.Module, images: Tensor, labels: Tensor, targets: Tensor | None):
-        self.threat, self.truth, self.targets = threat, labels, targets
-        self.sign = 1 if threat.objective in ("least-likely", "targeted") else -1  # towards the label, or away from it
-        self.pick = {"least-likely": Tensor.argmin, "most-likely": Tensor.argmax}.get(threat.objective)
-        self.label = labels if targets is None else targets
-        if self.pick is not None and not threat.relabel:
+        self.threat, self.true_labels, self.targets = threat, labels, targets
+        self.sign = 1 if threat.objective in ("least-likely", "targeted") else -1  # towards or away from the label
+        self.select = {"least-likely": Tensor.argmin, "most-likely": Tensor.argmax}.get(threat.objective)
+        self.labels = labels if targets is None else targets  # whose loss is minimised or maximised
+        if self.select is not None and not threat.relabel:
             with torch.no_grad():
-                self.label = self.pick(model(images), dim=1)
+                self.labels = self.select(model(images), dim=1)
 
     def loss(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """N: to be made small."""
-        label = self.label[rows]
-        if self.pick is not None and self.threat.relabel:
-            label = self.pick(logits.detach(), dim=1)
+        """Losses N of images `rows`, to be minimised."""
+        label = self.labels[rows]
+        if self.select is not None and self.threat.relabel:
+            label = self.select(logits.detach(), dim=1)
         if self.threat.loss == "cross-entropy":
             return self.sign * F.cross_entropy(logits, label, reduction="none")
         own = logits.gather(1, label[:, None])[:, 0]
@@ -192,70 +181,71 @@ class _Goal:
         return self.sign * (others - own)
 
     def reached(self, logits: Tensor, rows: Tensor) -> Tensor:
-        said = logits.argmax(1)
-        return said != self.truth[rows] if self.targets is None else said == self.targets[rows]
+        predicted = logits.argmax(1)
+        return predicted != self.true_labels[rows] if self.targets is None else predicted == self.targets[rows]
 
 
-class _Sign:
-    """Steps of one size along the gradient's sign, and back into the box: PGD (Madry et al. 2018)."""
+class _SignUpdate:
+    """A step along the sign of the gradient, projected onto the box: PGD (Madry et al. 2018)."""
 
-    def __init__(self, threat: Threat, points: Tensor, low: Tensor, high: Tensor, steps: int):
-        self.points, self.low, self.high, self.steps, self.size = points, low, high, steps, threat.step
+    def __init__(self, threat: Threat, start: Tensor, low: Tensor, high: Tensor):
+        self.iterates, self.low, self.high, self.step_size = start, low, high, threat.resolved_step_size
 
     def step(self, rows: Tensor, losses: Tensor, gradients: Tensor) -> None:
-        moved = self.points[rows] - self.size * gradients.sign()
-        self.points[rows] = moved.clamp(self.low[rows], self.high[rows])
+        moved = self.iterates[rows] - self.step_size * gradients.sign()
+        self.iterates[rows] = moved.clamp(self.low[rows], self.high[rows])
 
 
-class _Momentum(_Sign):
-    """APGD (Croce and Hein 2020, algorithm 1): steps of 2 epsilon at first, three quarters new and a quarter the last.
+class _MomentumUpdate(_SignUpdate):
+    """APGD (Croce and Hein 2020, algorithm 1): initial step size 2 epsilon, momentum with alpha 0.75.
 
-    At checkpoints, ever closer ones, an image whose loss fell in less than 3/4 of the steps since the last, or whose
-    lowest loss is still the same, goes back to its best point and goes on from there with half the step.
+    At each checkpoint, an image whose loss decreased in less than 3/4 of the steps since the last one, or whose step
+    size and lowest loss did not change since then, restarts from its best iterate with half the step size.
     """
 
-    def __init__(self, threat: Threat, points: Tensor, low: Tensor, high: Tensor, steps: int):
-        super().__init__(threat, points, low, high, steps)
-        self.checkpoints, self.done = checkpoints(steps), 0
-        self.size = torch.full((len(points), 1, 1, 1), 2 * threat.epsilon, dtype=points.dtype, device=points.device)
-        self.before, self.best, self.best_gradient = points.clone(), points.clone(), torch.zeros_like(points)
-        self.lowest = torch.full((len(points),), math.inf, device=points.device)
-        self.last_loss, self.lowest_then = self.lowest.clone(), self.lowest.clone()
-        self.falls = torch.zeros_like(self.lowest)
-        self.halved = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    def __init__(self, threat: Threat, start: Tensor, low: Tensor, high: Tensor):
+        super().__init__(threat, start, low, high)
+        self.checkpoints, self.iteration = checkpoints(threat.steps), 0
+        self.step_size = torch.full((len(start), 1, 1, 1), 2 * threat.epsilon, dtype=start.dtype, device=start.device)
+        self.previous, self.best, self.best_gradient = start.clone(), start.clone(), torch.zeros_like(start)
+        self.best_loss = torch.full((len(start),), math.inf, device=start.device)
+        self.last_loss, self.checkpoint_loss = self.best_loss.clone(), self.best_loss.clone()
+        self.decreases = torch.zeros_like(self.best_loss)
+        self.halved = torch.zeros(len(start), dtype=torch.bool, device=start.device)
 
     def step(self, rows: Tensor, losses: Tensor, gradients: Tensor) -> None:
-        self.falls[rows] += (losses < self.last_loss[rows]) & (self.done > 0)
+        self.decreases[rows] += (losses < self.last_loss[rows]) & (self.iteration > 0)
         self.last_loss[rows] = losses
-        better = losses < self.lowest[rows]
-        self.lowest[rows[better]] = losses[better]
-        self.best[rows[better]], self.best_gradient[rows[better]] = self.points[rows[better]], gradients[better]
-        if self.done in self.checkpoints:
-            gradients = self._look_back(rows, gradients)
-        low, high, here = self.low[rows], self.high[rows], self.points[rows]
-        there = (here - self.size[rows] * gradients.sign()).clamp(low, high)
-        new = 0.75 if self.done else 1.0
-        self.points[rows] = (here + new * (there - here) + (1 - new) * (here - self.before[rows])).clamp(low, high)
-        self.before[rows] = here
-        self.done += 1
+        better = losses < self.best_loss[rows]
+        self.best_loss[rows[better]] = losses[better]
+        self.best[rows[better]], self.best_gradient[rows[better]] = self.iterates[rows[better]], gradients[better]
+        if self.iteration in self.checkpoints:
+            gradients = self._halve_where_stalled(rows, gradients)
+        low, high, x = self.low[rows], self.high[rows], self.iterates[rows]
+        z = (x - self.step_size[rows] * gradients.sign()).clamp(low, high)
+        alpha = 0.75 if self.iteration else 1.0
+        self.iterates[rows] = (x + alpha * (z - x) + (1 - alpha) * (x - self.previous[rows])).clamp(low, high)
+        self.previous[rows] = x
+        self.iteration += 1
 
-    def _look_back(self, rows: Tensor, gradients: Tensor) -> Tensor:
-        since = self.done - max((c for c in self.checkpoints if c < self.done), default=0)
-        slow = self.falls[rows] < 0.75 * since
-        stuck = ~self.halved[rows] & (self.lowest[rows] >= self.lowest_then[rows])
+    def _halve_where_stalled(self, rows: Tensor, gradients: Tensor) -> Tensor:
+        """Returns the gradients, those of stalled images at their best iterate."""
+        since = self.iteration - max((c for c in self.checkpoints if c < self.iteration), default=0)
+        slow = self.decreases[rows] < 0.75 * since
+        stuck = ~self.halved[rows] & (self.best_loss[rows] >= self.checkpoint_loss[rows])
         stalled = slow | stuck
-        self.halved[rows], self.lowest_then[rows], self.falls[rows] = stalled, self.lowest[rows], 0
+        self.halved[rows], self.checkpoint_loss[rows], self.decreases[rows] = stalled, self.best_loss[rows], 0
         back = rows[stalled]
-        self.size[back] /= 2
-        self.points[back] = self.best[back]
+        self.step_size[back] /= 2
+        self.iterates[back] = self.best[back]
         return torch.where(stalled.view(-1, 1, 1, 1), self.best_gradient[rows], gradients)
 
 
-WALKS = {"sign": _Sign, "momentum": _Momentum}
+UPDATE_RULES = {"sign": _SignUpdate, "momentum": _MomentumUpdate}
 
 
 def checkpoints(steps: int) -> set[int]:
-    """After 22 % of the steps, then at intervals that shrink by 3 % of them down to 6 % (Croce and Hein 2020)."""
+    """APGD's: after 22 % of the steps, then at intervals that shrink by 3 % of them, down to 6 %."""
     places, gap = [0.0, 0.22], 0.22
     while places[-1] < 1:
         gap = max(gap - 0.03, 0.06)
@@ -265,10 +255,10 @@ def checkpoints(steps: int) -> set[int]:
 
 def box(images: Tensor, epsilon: float, valid: tuple[Sequence[float], Sequence[float]] | None = None
         ) -> tuple[Tensor, Tensor]:
-    """Lowest and highest allowed values, in the type of `images`, computed in float64 and rounded inward.
+    """Lower and upper bounds of the L-inf ball, intersected with `valid`, in the type of `images`.
 
-    In float32 `images + epsilon` itself is too far away for many values. `valid` bounds the channels as well; an image
-    that lies outside it may stay where it is.
+    Computed in float64 and rounded inward: float32's `images + epsilon` overshoots for many values. Where an image is
+    outside `valid`, its own value is allowed.
     """
     exact = images.cpu().double() if images.device.type == "mps" else images.double()  # MPS has no float64
     low, high = exact - epsilon, exact + epsilon
@@ -280,7 +270,7 @@ def box(images: Tensor, epsilon: float, valid: tuple[Sequence[float], Sequence[f
 
 
 def _rounded(exact: Tensor, dtype: torch.dtype, towards: float) -> Tensor:
-    """`exact` in `dtype`: the nearest value that does not lie on the other side of it than `towards`."""
+    """`exact` rounded to `dtype`, up if `towards` is inf and down if it is -inf."""
     near = exact.to(dtype)
     beyond = near.double() < exact if towards > 0 else near.double() > exact
     return torch.where(beyond, near.nextafter(torch.full_like(near, towards)), near)
@@ -288,9 +278,9 @@ def _rounded(exact: Tensor, dtype: torch.dtype, towards: float) -> Tensor:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Hold `model` still: evaluation mode, no gradients for parameters; afterwards all is as it was.
+    """Evaluation mode without parameter gradients; restores both afterwards, also after an error.
 
-    A twin of student_code's, because files of students, of any year, need not have one.
+    Duplicates `frozen` of student_code.py, which a student's file need not have.
     """
     modes = [(module, module.training) for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

@@ -1,1 +1,1 @@
-"""Tables, figures and deliverables of the sheets, a folder for each: `python -m labs` lists them."""
+"""Tables, figures and deliverables, a package for each assignment: `python -m labs` lists them."""

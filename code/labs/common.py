@@ -1,4 +1,4 @@
-"""Shared by the labs: flags, the call that runs one, and tables that are printed and saved with their provenance."""
+"""Shared by the labs: flags, running a lab, and tables that are printed and saved with their provenance."""
 
 import argparse
 import csv
@@ -27,8 +27,8 @@ def parser(name: str, doc: str, data: bool = True, resume: str | None = None,
            trains: dict | None = None) -> argparse.ArgumentParser:
     """The flags that labs share.
 
-    `resume`: the lab judges "one" checkpoint or "several". `trains`: it trains; these are its defaults for flags of
-    main.py.
+    `resume`: the lab evaluates "one" checkpoint or "several". `trains`: it trains, with these defaults of the training
+    flags.
     """
     made = argparse.ArgumentParser(prog=f"python -m labs {name}", description=doc.split("\n\n")[0], allow_abbrev=False)
     add = made.add_argument
@@ -58,25 +58,25 @@ def parser(name: str, doc: str, data: bool = True, resume: str | None = None,
 
 def add_reference(made: argparse._ActionsContainer) -> None:
     made.add_argument("--reference", action="store_true", help="use the attack of extras/attacks.py instead of "
-                      "default_attack of student_code.py; for what that class cannot do, it is always used")
+                      "default_attack of student_code.py, which does not support all settings")
 
 
 def add_threat(made: argparse.ArgumentParser) -> None:
-    """Flags of one attack; the defaults are the assignment's."""
+    """Flags of the attack; the defaults are the assignment's."""
     steps, step_size, epsilon = (ASSIGNMENT_ATTACK[name] for name in ("num_steps", "step_size", "epsilon"))
     group = made.add_argument_group("attack (defaults: the assignment's)")
     group.add_argument("--epsilon", type=float, default=epsilon, metavar="E", help="L-inf bound, in normalised units: "
                        "0.1 is about 6 of 255 levels (default: %(default)s)")
     group.add_argument("--steps", type=COUNT, default=steps, metavar="N", help="steps (default: %(default)s)")
-    group.add_argument("--step-size", type=float, default=step_size, metavar="S", help="in normalised units; 0 stands "
-                       "for 2.5 * epsilon / steps (default: %(default)s)")
+    group.add_argument("--step-size", type=float, default=step_size, metavar="S", help="in normalised units; 0 "
+                       "means 2.5 * epsilon / steps (default: %(default)s)")
     group.add_argument("--objective", default="least-likely", choices=OBJECTIVES[:3],
                        help="towards the least likely label, or away from the most likely or true one (default: "
                        "least-likely)")
     group.add_argument("--once", action="store_true", help="choose that label once, on the clean image, instead of "
-                       "again at each step")
-    group.add_argument("--strong", action="store_true", help="instead of these: untargeted, margin loss, momentum "
-                       "(APGD), 50 steps, two starts")
+                       "at each step")
+    group.add_argument("--strong", action="store_true", help="instead: untargeted APGD on the margin loss, 50 steps, "
+                       "two restarts")
     add_reference(group)
 
 
@@ -92,11 +92,11 @@ def threat_of(args: argparse.Namespace) -> Threat:
 
 
 def run(name: str, lab: ModuleType, argv: Sequence[str]) -> None:
-    """Parse the flags of a lab and run it; bad input ends in a sentence and exit code 2."""
+    """Parse the flags of a lab and run it; bad input ends in a message and exit code 2."""
     made = lab.get_args_parser()
     args = made.parse_args(argv)
     args.started = time.perf_counter()
-    if getattr(args, "quick", False):  # must not overwrite real results, or networks trained for hours
+    if getattr(args, "quick", False):  # must not overwrite results and checkpoints of full runs
         for flag in {"out", "logs"} & vars(args).keys():
             if getattr(args, flag) == made.get_default(flag):
                 setattr(args, flag, getattr(args, flag) / "quick")
@@ -112,7 +112,7 @@ def run(name: str, lab: ModuleType, argv: Sequence[str]) -> None:
 
 
 def create_folder(folder: Path) -> None:
-    """Before the work, not after it. Raises BadInput."""
+    """Raises BadInput, before hours of work, if it cannot be created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -120,14 +120,14 @@ def create_folder(folder: Path) -> None:
 
 
 def run_main(args: argparse.Namespace, *flags: str) -> Path:
-    """Train with main.py in a process of its own, with the lab's flags and these. Returns the run folder."""
+    """Train with main.py in a subprocess, with the lab's flags and these. Returns the run folder."""
     before, gpu = set(args.logs.glob("exp_*")), () if args.gpu is None else ("--gpu", str(args.gpu))
     command = ["main.py", args.data, "--epochs", str(args.epochs), "--lr", str(args.lr), "-b", str(args.train_batch),
                "--seed", str(args.seed), *gpu, *flags, "--logs", str(args.logs)]
     print(f"\n$ python {' '.join(command)}", flush=True)
     code = subprocess.run([sys.executable, str(ROOT / "code/main.py"), *command[1:]]).returncode
     if code:
-        raise BadInput(f"main.py ended with exit code {code}; its message stands above")
+        raise BadInput(f"main.py ended with exit code {code}; see its message above")
     return (set(args.logs.glob("exp_*")) - before).pop()
 
 

@@ -1,4 +1,4 @@
-"""Networks from checkpoints together with the validation images that a lab judges them by."""
+"""Networks from checkpoints, with the validation images on which a lab evaluates them."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -18,12 +18,12 @@ from libs.loaders import make_loader
 from libs.run import build_model
 from utils import BadInput, spaced
 
-STUDENT, REFERENCE = "student_code.py", "extras/attacks.py"  # who attacked, in tables
+STUDENT, REFERENCE = "student_code.py", "extras/attacks.py"  # attack implementations, as named in tables
 
 
 @dataclass
 class Trained:
-    """A network from a checkpoint, and the images that it is judged by."""
+    """A network from a checkpoint, and the images on which it is evaluated."""
 
     title: str  # in tables
     name: str  # of networks.NETWORKS
@@ -36,16 +36,16 @@ class Trained:
     batch: int
 
     def logits(self, images: Tensor | None = None) -> Tensor:
-        """N,C on the CPU, in report precision (fp32); by default of its own images."""
+        """Logits N,C on the CPU, in report precision (fp32); of `self.images` by default."""
         images = self.images if images is None else images
         with attacks.frozen(self.model), torch.no_grad(), self.hardware.autocast("report"):
             return torch.cat([self.model(self.hardware.images(x)).float().cpu() for x in images.split(self.batch)])
 
     def attack(self, threat: Threat, targets: Tensor | None = None) -> Outcome:
-        """The outcome of extras/attacks.py on all images, on the CPU.
+        """Run extras/attacks.py on all images. Returns its outcome on the CPU.
 
-        A plain descent takes its gradients in attack precision. An attack that acts on its successes runs in report
-        precision, in which it is judged.
+        An attack whose course depends on its successes (early stopping, best iterate, restarts) runs in report
+        precision, in which success is measured; others run in attack precision.
         """
         purpose = "attack" if threat.keep == "last" and threat.restarts == 1 else "report"
         parts = []
@@ -54,14 +54,15 @@ class Trained:
             chosen = None if targets is None else self.hardware.labels(targets[rows])
             with self.hardware.autocast(purpose):
                 parts.append(attacks.attack(threat, self.model, images, labels, chosen))
-        return Outcome.joined(parts)
+        return Outcome.concatenate(parts)
 
     def adversarial(self, threat: Threat, reference: bool = False) -> tuple[Tensor, str]:
-        """Adversarial images on the CPU, and who made them: the student's attack if it can, unless `reference`."""
-        if reference or not student_can(threat):
+        """Adversarial images on the CPU, and the implementation: the student's where possible, unless `reference`."""
+        if reference or not is_assignment_attack(threat):
             return self.attack(threat).images, REFERENCE
         make = networks.from_student("default_attack")
-        student = make(nn.CrossEntropyLoss(), num_steps=threat.steps, step_size=threat.step, epsilon=threat.epsilon)
+        student = make(nn.CrossEntropyLoss(), num_steps=threat.steps, step_size=threat.resolved_step_size,
+                       epsilon=threat.epsilon)
         parts = []
         for rows in self._batches():
             with self.hardware.autocast("attack"):
@@ -73,8 +74,8 @@ class Trained:
         return tqdm(rows, desc=f"attack {self.title}", leave=False, disable=None)
 
 
-def student_can(threat: Threat) -> bool:
-    """Whether PGDAttack(loss_fn, num_steps, step_size, epsilon) of the sheet is this attack."""
+def is_assignment_attack(threat: Threat) -> bool:
+    """Whether the assignment's PGDAttack(loss_fn, num_steps, step_size, epsilon) implements `threat`."""
     return threat == Threat(threat.epsilon, steps=threat.steps, step_size=threat.step_size)
 
 
@@ -96,20 +97,20 @@ def open_images(args: argparse.Namespace, split: str = "val", transform: Callabl
 
 
 def open_trained(args: argparse.Namespace, paths: Sequence[str], titles: Sequence[str] | None = None) -> list[Trained]:
-    """The networks of several checkpoints, on the same images. Raises BadInput."""
+    """The networks of several checkpoints, evaluated on the same images. Raises BadInput."""
     if titles is not None and len(titles) != len(paths):
         raise BadInput(f"--names has {len(titles)} names for {len(paths)} checkpoints")
     saved = [checkpoint.load(path) for path in paths]
     labs = {networks.lab_of(one) for one in saved}
     if len(labs) > 1:
-        raise BadInput("--resume: these networks take different images; give main.py's and a lab's separately")
+        raise BadInput("--resume: these networks need different inputs; evaluate main.py's and a lab's separately")
     lab = labs.pop()
     transform = (lambda image: lab.VAL(check_cifar_size(image))) if lab else None
     images, labels, class_names = open_images(args, transform=transform)
     opened = [open_one(args, path, one, images, labels, class_names) for path, one in zip(paths, saved)]
     for place, one in enumerate(opened):
-        alike = [other for other in opened if other.name == one.name]
-        one.title = titles[place] if titles else f"{one.name} {alike.index(one) + 1}" if len(alike) > 1 else one.name
+        same = [other for other in opened if other.name == one.name]
+        one.title = titles[place] if titles else f"{one.name} {same.index(one) + 1}" if len(same) > 1 else one.name
     return opened
 
 
@@ -122,13 +123,13 @@ def open_one(args: argparse.Namespace, path: str, saved: dict, images: Tensor, l
     else:
         conv = networks.convolution_of(saved.get("settings", {}))
         model = build_model(name, len(class_names), images[:1], conv, saved=saved, path=path)
-    machine = hardware.set_up(args.device, model, images[:1])
-    return Trained(name, name, model, saved, images, labels, class_names, machine, args.batch_size)
+    hw = hardware.set_up(args.device, model, images[:1])
+    return Trained(name, name, model, saved, images, labels, class_names, hw, args.batch_size)
 
 
 def check_cifar_size(image):
     """Returns an image H,W,3; raises BadInput if it is not of CIFAR-10's 32x32 pixels."""
     if image.shape[:2] != (32, 32):
         height, width = image.shape[:2]
-        raise BadInput(f"this network is for CIFAR-10's images of 32x32 pixels; there is one of {height}x{width}")
+        raise BadInput(f"this network takes CIFAR-10's images of 32x32 pixels; there is one of {height}x{width}")
     return image

@@ -1,4 +1,4 @@
-"""Training in the companion sheets' labs: main.py's trainer (`engine.fit`) with run folder, checkpoints and resume."""
+"""Training in the labs of the companion assignments: `engine.fit` with run folder, checkpoints and resume."""
 
 import argparse
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from libs.progress import Progress
 from libs.run_folder import RunFolder
 from utils import BadInput
 
-SETTINGS = ("epochs", "lr", "train_batch", "seed")
+SAVED_SETTINGS = ("epochs", "lr", "train_batch", "seed")
 
 
 class TensorBatches:
-    """Batches of images and labels that are tensors in memory; `shuffle` drops an incomplete last batch."""
+    """Loader of images and labels in memory; `shuffle` also drops an incomplete last batch."""
 
     def __init__(self, images: Tensor, labels: Tensor, batch: int, shuffle: bool = False, seed: int = 0):
         self.images, self.labels, self.batch, self.shuffle = images, labels, batch, shuffle
@@ -33,16 +33,16 @@ class TensorBatches:
             yield self.images[rows], self.labels[rows]
 
 
-def add_resume(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--resume", metavar="PATH", help="continue the interrupted training of this checkpoint; networks "
-                      "of the lab that it does not hold are trained from the start")
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--resume", metavar="PATH", help="continue the interrupted training of this checkpoint; the "
+                        "lab's other networks are trained from scratch")
 
 
 def train_network(args: argparse.Namespace, name: str, model: nn.Module, train, val, hardware: Hardware,
                   optimizer: torch.optim.Optimizer, epochs: int, warmup: float | None = None) -> tuple[list[dict], str]:
     """Train with `engine.fit` in a new run folder of --logs. Returns a row for each epoch, and the last checkpoint.
 
-    The learning rate is constant or, with `warmup` epochs, warm-up and cosine. Raises BadInput.
+    Constant learning rate or, with `warmup` epochs, warm-up and cosine decay. Raises BadInput.
     """
     if not len(train):
         raise BadInput(f"{name}: there are fewer training images than --train-batch; take a smaller one")
@@ -54,7 +54,7 @@ def train_network(args: argparse.Namespace, name: str, model: nn.Module, train, 
     print(f"{name}: run folder {folder.path}", flush=True)
 
     def save(is_best: bool) -> None:
-        settings = {**{key: getattr(args, key) for key in SETTINGS}, "epochs": epochs}
+        settings = {**{key: getattr(args, key) for key in SAVED_SETTINGS}, "epochs": epochs}
         checkpoint.save(folder.models, state.to_checkpoint(name, model, settings), is_best)
 
     try:
@@ -81,14 +81,14 @@ def _resume(args: argparse.Namespace, name: str, model: nn.Module, state: Traini
 
 
 def panels(history: list[dict]) -> dict[str, dict[str, tuple]]:
-    """Loss and accuracy of a history, for plots.over_epochs."""
+    """Loss and accuracy by epoch, for plots.over_epochs."""
     epochs = [row["epoch"] for row in history]
     return {label: {name: (epochs, [row[split][key] for row in history]) for split, name in
                     (("train", "training"), ("val", "validation"))}
             for key, label in (("loss", "cross-entropy loss"), ("top1", "accuracy (%)"))}
 
 
-def judge(model: nn.Module, val, hardware: Hardware) -> dict:
-    """The `metrics.summarize` of the validation images."""
+def validate(model: nn.Module, val, hardware: Hardware) -> dict:
+    """`metrics.summarize` on the validation loader `val`."""
     logits, labels = evaluate(model, Progress("val", val, show=False), hardware)
     return summarize(logits["image"], labels)

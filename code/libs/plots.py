@@ -1,4 +1,4 @@
-"""Every picture that people look at. Arrays in, a matplotlib Figure out; `save` writes it as PNG."""
+"""All figures: arrays in, a matplotlib Figure out; `save` writes it as PNG."""
 
 import os
 import textwrap
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from utils import denormalize, writing
 
-# Okabe and Ito's colours, apart for colour-blind readers as well: blue, vermilion, green, orange, purple, sky, black.
+# Okabe and Ito's palette, safe for colour-blind readers: blue, vermilion, green, orange, purple, sky, black.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
 TRAIN, VAL = COLOURS[:2]
-rcParams["text.parse_math"] = False  # a class or a file may have dollar signs in its name
+rcParams["text.parse_math"] = False  # class and file names may contain dollar signs
 
 
 def save(figure: Figure, path: str | os.PathLike, dpi: int = 110) -> None:
@@ -23,7 +23,7 @@ def save(figure: Figure, path: str | os.PathLike, dpi: int = 110) -> None:
 
 
 def headline(figure: Figure, text: str, fontsize: float = 11) -> None:
-    """The figure's title, in as many lines as its width asks for."""
+    """Set the figure's title, wrapped to its width."""
     figure.suptitle(textwrap.fill(text, max(20, int(130 * figure.get_figwidth() / fontsize))), fontsize=fontsize)
 
 
@@ -33,9 +33,9 @@ def pixels(images: Tensor) -> np.ndarray:
 
 
 def curves(history: Sequence[dict], title: str = "") -> Figure:
-    """Loss, top-1, top-5 and learning rate over the epochs, training and validation in one panel each.
+    """Loss, top-1, top-5 and learning rate by epoch; training and validation share a panel.
 
-    `history` has one dict for each epoch: epoch (from 1), rate, and train and val with loss, top1, top5.
+    `history` has a dict for each epoch: epoch (from 1), rate, and train and val with loss, top1, top5.
     """
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     epochs = [row["epoch"] for row in history]
@@ -58,7 +58,7 @@ def curves(history: Sequence[dict], title: str = "") -> Figure:
 
 
 def several_runs(runs: dict[str, dict], title: str = "") -> Figure:
-    """Top-1, top-5, learning rate and loss of several runs over the epochs, a colour each; training is dashed.
+    """Top-1, top-5, learning rate and loss of several runs by epoch, a colour each; training is dashed.
 
     `runs` is {name: {(measure, split): (epochs, values)}} with the measures top1, top5, loss (train, val) and rate.
     """
@@ -73,15 +73,15 @@ def several_runs(runs: dict[str, dict], title: str = "") -> Figure:
                               label=name if split == "val" or measure == "rate" else None)
         axis.set(xlabel="epoch", ylabel=label)
         axis.grid(alpha=0.3)
-    cut_spikes(figure.axes[3])
+    clip_outliers(figure.axes[3])
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
     headline(figure, title or "validation solid, training (augmented images) dashed")
     return figure
 
 
-def cut_spikes(axis) -> None:
-    """End the scale where all but 3 % of the points are, if a few lie far above, and say how far."""
+def clip_outliers(axis) -> None:
+    """End the y axis at the 97th percentile if a few points lie far above, and annotate the largest."""
     values = np.concatenate([line.get_ydata() for line in axis.get_lines()] or [[0.0]])
     usual, highest = 1.3 * np.quantile(values, 0.97), values.max()
     if highest > 2 * usual:
@@ -91,7 +91,7 @@ def cut_spikes(axis) -> None:
 
 
 def lines(panels: dict[str, dict[str, tuple]], xlabels: Sequence[str], ylabel: str, title: str = "") -> Figure:
-    """A panel for each of {panel: {line: (xs, ys) or (xs, ys, lows, highs)}}, all on one scale of 0 to 100."""
+    """A panel for each of {panel: {line: (xs, ys) or (xs, ys, lows, highs)}}, sharing a y axis of 0 to 100."""
     figure = Figure(figsize=(4.7 * len(panels) + 0.2, 4.2), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (panel, series), xlabel in zip(axes, panels.items(), xlabels):
@@ -108,7 +108,7 @@ def lines(panels: dict[str, dict[str, tuple]], xlabels: Sequence[str], ylabel: s
 
 
 def bars(panels: dict[str, dict[str, Sequence[float]]], groups: Sequence[str], ylabel: str, title: str = "") -> Figure:
-    """Grouped bars, a panel below the other for {panel: {series: a value for each group}}, from 0 to 100."""
+    """Grouped bars, in stacked panels, of {panel: {series: a value for each group}}, from 0 to 100."""
     figure = Figure(figsize=(max(7.0, 1.35 * len(groups) + 1), 2.9 * len(panels) + 0.7), layout="constrained")
     for axis, (panel, series) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items()):
         width = 0.82 / len(series)
@@ -143,10 +143,9 @@ def over_epochs(panels: dict[str, dict[str, tuple]], title: str = "") -> Figure:
 
 def attack_rows(original: Tensor, adversarial: Tensor, before: Sequence[str], after: Sequence[str],
                 title: str = "") -> Figure:
-    """A row for each image: original, noise, ten times the noise, adversarial (document 000, Figure 11).
+    """A row for each image: original, noise, ten times the noise, adversarial (the 2019 report, Figure 11).
 
-    Images normalised N,3,H,W; `before` and `after` are the captions under the first and the last picture.
-    Grey is no noise. Original and adversarial share one scale.
+    Images normalised N,3,H,W; `before` and `after` are captions of original and adversarial images. No noise is grey.
     """
     clean, attacked = pixels(original), pixels(adversarial)
     noise = attacked - clean
@@ -162,7 +161,7 @@ def attack_rows(original: Tensor, adversarial: Tensor, before: Sequence[str], af
 
 
 def overlay_rows(images: Tensor, saliency: Tensor, overlay: Tensor, captions: Sequence[str], title: str = "") -> Figure:
-    """Six to a line: each image, its saliency below, and below that the one laid over the other.
+    """Six images per line, each with its saliency map and the overlay below it.
 
     images N,3,H,W normalised; saliency N,1,H,W; overlay N,3,H,W in [0, 1].
     """
@@ -185,9 +184,9 @@ def overlay_rows(images: Tensor, saliency: Tensor, overlay: Tensor, captions: Se
 
 
 def map_rows(images: Tensor, maps: Tensor, captions: Sequence[str], name: str, title: str = "") -> Figure:
-    """A row for each image: input, map, and the blend of both, with the map enlarged smoothly and in blocks.
+    """A row for each image: input, map, and blends of both, with the map upsampled bilinearly and by nearest.
 
-    images N,3,H,W normalised; maps N,h,w, each stretched to its own range. `name` is what the map is called.
+    images N,3,H,W normalised; maps N,h,w, each on its own colour scale. `name` is the map's title.
     """
     figure = Figure(figsize=(8.4, 2.3 * len(images) + 0.4), layout="constrained")
     extent = 0, images.shape[3], images.shape[2], 0
@@ -197,16 +196,16 @@ def map_rows(images: Tensor, maps: Tensor, captions: Sequence[str], name: str, t
         heads = ("input", f"{name} ({heat.shape[0]} x {heat.shape[1]})", "blend, bilinear", "blend, nearest")
         show(axes[0], image, heads[0] if first else "", caption)
         show(axes[1], heat, heads[1] if first else "", cmap="magma", extent=extent, interpolation="nearest")
-        for axis, way, head in zip(axes[2:], ("bilinear", "nearest"), heads[2:]):
+        for axis, interpolation, head in zip(axes[2:], ("bilinear", "nearest"), heads[2:]):
             show(axis, image, head if first else "", extent=extent)
-            axis.imshow(heat, cmap="magma", alpha=0.5, extent=extent, interpolation=way)
+            axis.imshow(heat, cmap="magma", alpha=0.5, extent=extent, interpolation=interpolation)
     headline(figure, title)
     return figure
 
 
 def photo_rows(rows: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str]], heads: Sequence[str],
                title: str = "", names: Sequence[str] = ()) -> Figure:
-    """Rows of images 3,H,W in [0, 1], a caption under each, a head over each column, and a name before each row."""
+    """Rows of images 3,H,W in [0, 1], with captions, column heads, and row names."""
     side, lines = max(2.1, 3.6 / len(heads)), 1 + max(caption.count("\n") for row in captions for caption in row)
     figure = Figure(figsize=(side * len(heads) + 0.3, (side + 0.17 * lines) * len(rows) + 0.5), layout="constrained")
     for number, axes in enumerate(figure.subplots(len(rows), len(heads), squeeze=False)):
@@ -220,7 +219,7 @@ def photo_rows(rows: Sequence[Sequence[Tensor]], captions: Sequence[Sequence[str
 
 def map_grid(image: Tensor, layers: dict[str, np.ndarray], captions: dict[str, Sequence[str]], title: str = "",
              normalized: bool = True) -> Figure:
-    """The input 1,3,H,W, and beside it a row of feature maps for each of {layer: K,h,w in [0, 1]}, with captions."""
+    """The input 1,3,H,W and a row of feature maps for each of {layer: K,h,w in [0, 1]}, with captions."""
     columns = 1 + max(len(maps) for maps in layers.values())
     figure = Figure(figsize=(1.6 * columns + 0.3, 2.0 * len(layers) + 0.4), layout="constrained")
     grid = figure.subplots(len(layers), columns, squeeze=False)
@@ -252,8 +251,10 @@ def mosaic(filters: Tensor, columns: int = 16, title: str = "") -> Figure:
 
 
 def digit_rows(levels: dict[int, tuple[Tensor, Tensor, Tensor]], title: str = "") -> Figure:
-    """The same images under growing epsilon: the originals, then a row for each {epsilon of 255: (originals, attacked,
-    success)}, N,1,H,W in [0, 1] and N bool."""
+    """Originals, and a row of adversarial images for each {255 * epsilon: (originals, adversarial, success)}.
+
+    Images N,1,H,W in [0, 1]; success N bool, marked by a frame.
+    """
     originals = next(iter(levels.values()))[0]
     rows = {"original": (originals, [False] * len(originals)),
             **{f"{level}/255": (attacked, success) for level, (_, attacked, success) in levels.items()}}
@@ -268,16 +269,16 @@ def digit_rows(levels: dict[int, tuple[Tensor, Tensor, Tensor]], title: str = ""
 
 
 def class_examples(rows: dict[str, tuple[Tensor, Sequence[str], Sequence[bool]]], title: str = "") -> Figure:
-    """A row of images for each class: {row title: (images N,3,H,W, captions, right)}; wrong ones have a frame."""
+    """A row for each {title: (images N,3,H,W, captions, correct)}; misclassified images have a thick frame."""
     columns = max(len(captions) for _, captions, _ in rows.values())
     figure = Figure(figsize=(1.62 * columns + 0.5, 1.95 * len(rows) + 0.4), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
-    for axes, (name, (images, captions, right)) in zip(grid, rows.items()):
+    for axes, (name, (images, captions, correct)) in zip(grid, rows.items()):
         for axis in axes[len(captions) :]:
             axis.set_axis_off()
-        for axis, image, caption, fine in zip(axes, pixels(images), captions, right):
+        for axis, image, caption, is_correct in zip(axes, pixels(images), captions, correct):
             show(axis, image, caption=caption)
-            axis.spines[:].set(color=TRAIN if fine else VAL, linewidth=1 if fine else 3)
+            axis.spines[:].set(color=TRAIN if is_correct else VAL, linewidth=1 if is_correct else 3)
         axes[0].set_ylabel(name, fontsize=8)
     headline(figure, title)
     return figure
@@ -291,7 +292,7 @@ def show(axis, image: np.ndarray, title: str = "", caption: str = "", **keywords
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
-    """Rows are true classes, columns predictions; each row in percent of the class's images."""
+    """Confusion matrix; rows are true classes, in percent of the class's images."""
     matrix = np.asarray(matrix, dtype=float)
     share = 100 * matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
     side = min(11.0, 3.5 + 0.32 * len(names))
@@ -313,7 +314,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> Figure:
 
 
 def class_bars(accuracy: Sequence[float | None], names: Sequence[str]) -> Figure:
-    """Per-class accuracy as horizontal bars, the best class on top; classes without images are left out."""
+    """Per-class accuracy as horizontal bars, the best class on top; classes without images are omitted."""
     pairs = sorted((value, name) for value, name in zip(accuracy, names) if value is not None)
     figure = Figure(figsize=(7, max(2.5, 0.16 * len(pairs) + 1.2)), layout="constrained")
     axis = figure.subplots()

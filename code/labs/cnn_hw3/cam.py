@@ -1,7 +1,7 @@
 """Class activation maps of validation images: input, map, and their blend, bilinear and nearest.
 
-CNN Homework 3, deliverable 5. SimpleViT has no such map; for it the figure shows token saliency, and says so: the norm
-of the predicted logit's gradient with respect to each token's embedding.
+CNN Homework 3, deliverable 5. SimpleViT has no CAM; its figure shows token saliency instead: the norm of the predicted
+logit's gradient with respect to each token's embedding.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from utils import spread
 
 
 def maps_of(network: Trained, images):
-    """Maps N,h,w on the CPU, and their name. Raises BadInput for a network that allows neither kind."""
+    """Maps N,h,w on the CPU, and their name. Raises BadInput for a network that supports neither kind."""
     images = network.hardware.images(images)
     if network.name == "vit":
         return explain.token_saliency(network.model, images).cpu(), "token saliency"

@@ -1,12 +1,12 @@
-"""A ResNet for CIFAR-10, trained with the sheet's augmentation.
+"""A ResNet for CIFAR-10, trained with the assignment's augmentation.
 
-CNN Homework 3, deliverables 3 and 4. The sheet's figure 3 is not in its text; this is a plain network that satisfies
-the text (o: channels, s: stride):
+CNN Homework 3, deliverables 3 and 4. The text does not give the network of its figure 3; this one follows the text
+(o: channels, s: stride):
 
     conv 3x3 o=32 s=1    block o=64 s=2    block o=128 s=2    block o=256 s=2    average pool 4x4    linear -> 10
 
-A block is two 3x3 convolutions beside a 1x1 one; every convolution without bias and followed by BatchNorm and ReLU (the
-second one's ReLU after the sum). He initialisation, Adam, sheet's transforms.
+A block is two 3x3 convolutions with a 1x1 convolution as shortcut; every convolution has no bias and is followed by
+BatchNorm and ReLU (the second one's ReLU after the sum). He initialisation, Adam, the assignment's transforms.
 """
 
 import argparse
@@ -65,14 +65,14 @@ class ResNet(nn.Module):
         return self.fc(self.pool(self.blocks(self.stem(x))).flatten(1))
 
 
-# The sheet's transforms, unchanged.
+# The assignment's transforms.
 NORMALIZE = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
 TRAIN = transforms.Compose([transforms.RandomResizedCrop(32, scale=(0.8, 1.0)), transforms.RandomHorizontalFlip(),
                             transforms.ToTensor(), transforms.Normalize(**NORMALIZE, inplace=True)])
 VAL = transforms.Compose([transforms.ToTensor(), transforms.Normalize(**NORMALIZE, inplace=True)])
 
 
-class Small(Dataset):
+class DecodedDataset(Dataset):
     """A split of 32x32 images, decoded once and transformed at each access."""
 
     def __init__(self, dataset: Dataset, transform, limit: int | None = None):
@@ -90,18 +90,18 @@ class Small(Dataset):
 
 
 def open_cifar(args, train_transform=TRAIN, limit: int | None = None) -> tuple:
-    """Loaders of both splits, and the class names; of torchvision's CIFAR-10 or of images in MiniPlaces' layout."""
+    """Loaders of both splits and class names, from torchvision's CIFAR-10 or images in MiniPlaces' layout."""
     loaders, names = [], []
     for split, transform in (("train", train_transform), ("val", VAL)):
         dataset, names = open_split(args.data, split)
-        small = Small(dataset, transform, limit if split == "train" else limit and limit // 5)
-        loaders.append(make_loader(small, args.train_batch, workers=args.workers, seed=args.seed,
+        decoded = DecodedDataset(dataset, transform, limit if split == "train" else limit and limit // 5)
+        loaders.append(make_loader(decoded, args.train_batch, workers=args.workers, seed=args.seed,
                                    train=split == "train"))
     return *loaders, names
 
 
 def build(name: str, num_classes: int) -> nn.Module:
-    """The network of a checkpoint of this lab (see libs.networks.NETWORKS)."""
+    """The network `name` of a checkpoint of this lab (called by labs.trained)."""
     return ResNet(num_classes)
 
 
@@ -118,15 +118,15 @@ def run(args: argparse.Namespace) -> None:
     train, val, names = open_cifar(args, limit=640 if args.quick else None)
     torch.manual_seed(args.seed)
     model = ResNet(len(names))
-    machine = hardware.set_up(args.device, model, train.dataset.dataset[0][0][None])
+    hw = hardware.set_up(args.device, model, train.dataset.dataset[0][0][None])
     epochs = 1 if args.quick else args.epochs
     optimizer = torch.optim.Adam(model.parameters(), args.lr)
-    history, saved = train_network(args, "cifar-resnet", model, train, val, machine, optimizer, epochs, warmup=1)
+    history, saved = train_network(args, "cifar-resnet", model, train, val, hw, optimizer, epochs, warmup=1)
     best, last = max(history, key=lambda row: row["val"]["top1"]), history[-1]
     rows = [{"network": "ResNet", "parameters": sum(p.numel() for p in model.parameters()),
              "training images": len(train.dataset), "epochs": epochs, "train accuracy": last["train"]["top1"],
              "val accuracy": last["val"]["top1"], "best": best["val"]["top1"], "in epoch": best["epoch"],
-             "precision": machine.precision.training, "epoch (s)": sum(row["seconds"] for row in history) / epochs}]
+             "precision": hw.precision.training, "epoch (s)": sum(row["seconds"] for row in history) / epochs}]
     counts = [len(loader.dataset) for loader in (train, val)]
     title = f"ResNet on {Path(args.data).name}: {counts[0]:,} training, {counts[1]:,} validation images"
     common.publish(args, "cifar_resnet", rows, {"cifar_resnet": plots.over_epochs(panels(history), title)},

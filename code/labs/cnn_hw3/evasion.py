@@ -5,11 +5,10 @@ Model A is the CNN of mnist_cnn.py; model B is a perceptron with two hidden laye
 
 task 1  untargeted          cross-entropy away from the true label, at most 20 backward passes an image
 task 2  targeted, 1 -> 8    cross-entropy towards 8, at most 100
-task 3  improved, 1 -> 8    margin between 8 and the largest other logit; momentum, and steps that are halved where
-                            progress stalls (APGD); stops at the first success; at most 100 as well
+task 3  improved, 1 -> 8    APGD on the margin between 8 and the largest other logit, early stopping, at most 100
 
-The images are of the *test* set: the models are overconfident on training images, and an attacker has new ones. The
-success rate is over the images that the model classifies correctly before the attack.
+The images are test images: models are overconfident on training images, and an attacker has new ones. The success rate
+is over the images that the model classifies correctly before the attack.
 """
 
 import argparse
@@ -23,14 +22,14 @@ from extras import attacks
 from extras.attacks import Threat
 from labs import common
 from labs.cnn_hw3.mnist_cnn import MnistCNN, normalized, open_mnist
-from labs.training import TensorBatches, judge, train_network
+from labs.training import TensorBatches, train_network, validate
 from libs import plots
 from libs.hardware import Hardware
 from utils import BadInput, spaced
 
-LEVELS = (4, 8, 12, 16, 18, 20, 22, 24, 26, 28, 32, 40, 48)  # epsilon, of 255
-SHOWN = (4, 8, 16, 24, 32, 48)  # in the pictures
-PIXELS = ([0.0], [1.0])
+LEVELS = (4, 8, 12, 16, 18, 20, 22, 24, 26, 28, 32, 40, 48)  # epsilon, in units of 1/255
+SHOWN = (4, 8, 16, 24, 32, 48)  # in the figure
+PIXEL_RANGE = ([0.0], [1.0])
 FROM, TO = 1, 8
 TASKS = {
     "untargeted": {"objective": "untargeted", "steps": 20, "step_size": None, "keep": "first"},
@@ -54,27 +53,27 @@ class Perceptron(nn.Module):
 MODELS = {"A": lambda: MnistCNN(nn.Conv2d, nn.MaxPool2d), "B": Perceptron}
 
 
-def train(args: argparse.Namespace, data: dict, machine: Hardware) -> dict[str, nn.Module]:
+def train(args: argparse.Namespace, data: dict, hw: Hardware) -> dict[str, nn.Module]:
     models = {}
     train, val = (TensorBatches(*data[split], args.train_batch, split == "train", args.seed) for split in data)
     for name, make in MODELS.items():
         torch.manual_seed(args.seed)
-        models[name] = make().to(machine.device)
+        models[name] = make().to(hw.device)
         optimizer = torch.optim.SGD(models[name].parameters(), args.lr, momentum=0.9)
-        train_network(args, f"mnist-{name}", models[name], train, val, machine, optimizer,
+        train_network(args, f"mnist-{name}", models[name], train, val, hw, optimizer,
                       1 if args.quick else args.epochs)
     return models
 
 
 def attack(model: nn.Module, task: str, level: int, images: Tensor, labels: Tensor,
            batch: int = 500) -> attacks.Outcome:
-    """The outcome on all images; asserts that none took more backward passes than the sheet allows."""
-    threat = Threat(level / 255, valid=PIXELS, **TASKS[task])
+    """Attack all images. Asserts that none takes more backward passes than the assignment allows."""
+    threat = Threat(level / 255, valid=PIXEL_RANGE, **TASKS[task])
     parts = []
     for x, y in zip(images.split(batch), labels.split(batch)):
         targets = torch.full_like(y, TO) if threat.objective == "targeted" else None
         parts.append(attacks.attack(threat, model, x, y, targets))
-    outcome = attacks.Outcome.joined(parts)
+    outcome = attacks.Outcome.concatenate(parts)
     assert outcome.passes.max() <= BUDGETS[task], f"{task}: {outcome.passes.max()} backward passes"
     return outcome
 
@@ -94,7 +93,7 @@ def row_of(name: str, task: str, level: int, outcome: attacks.Outcome) -> dict:
 
 
 def compared(plain: Tensor, improved: Tensor) -> dict:
-    """Paired comparison of the two targeted attacks: gain with its 95 % interval, and the sign test."""
+    """Paired comparison of the targeted attacks: difference in success with its 95 % interval, and the sign test."""
     won, lost, count = int((improved & ~plain).sum()), int((plain & ~improved).sum()), len(plain)
     gain = (won - lost) / count
     error = 1.96 * math.sqrt(max(won + lost - (won - lost) ** 2 / count, 0)) / count
@@ -113,23 +112,23 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     data = open_mnist(args.data, 4000 if args.quick else None)
-    machine = Hardware(args.device)
-    models = train(args, data, machine)
+    hw = Hardware(args.device)
+    models = train(args, data, hw)
     images, labels = (tensor.to(args.device) for tensor in data["val"])
     levels = SHOWN[1:4] if args.quick else LEVELS
     rows, pairs, shown, accuracy = [], [], {}, {}
     for name, model in models.items():
-        accuracy[name] = judge(model, TensorBatches(images, labels, 500), machine)["top1"]
+        accuracy[name] = validate(model, TensorBatches(images, labels, 500), hw)["top1"]
         with torch.no_grad():
             predicted = torch.cat([model(x).argmax(1) for x in images.split(500)])
-        known = (predicted == labels).nonzero()[:, 0]
+        correct = (predicted == labels).nonzero()[:, 0]
         # Evenly spaced, since MNIST's first test images are easier than its last.
-        ones, some = known[labels[known] == FROM], known[spaced(len(known), args.images)]
+        ones, some = correct[labels[correct] == FROM], correct[spaced(len(correct), args.images)]
         if not len(ones):
-            raise BadInput(f"model {name} recognises no {FROM} of the test images; train it for longer")
+            raise BadInput(f"model {name} classifies no test image of a {FROM} correctly; train it for longer")
         for level in levels:
-            outcomes = {task: attack(model, task, level, images[mine], labels[mine])
-                        for task, mine in (("untargeted", some), ("targeted", ones), ("improved", ones))}
+            outcomes = {task: attack(model, task, level, images[chosen], labels[chosen])
+                        for task, chosen in (("untargeted", some), ("targeted", ones), ("improved", ones))}
             rows += [row_of(name, task, level, outcome) for task, outcome in outcomes.items()]
             pairs.append({"model": name, "epsilon (of 255)": level,
                           **compared(outcomes["targeted"].success, outcomes["improved"].success)})

@@ -1,7 +1,7 @@
 """MNIST with a small CNN built from the layers of mytorch.py only.
 
-CNN Homework 3, deliverable 2. The sheet's figure 1 is not in its text, so this is a plain network of that kind (i, o:
-channels, k: kernel, s: stride, p: padding; every convolution with bias, followed by ReLU):
+CNN Homework 3, deliverable 2. The text does not give the network of its figure 1; this is a plain one of the same kind
+(i, o: channels, k: kernel, s: stride, p: padding; every convolution has a bias and is followed by ReLU):
 
     conv i=1 o=16 k=5 s=1 p=2    pool k=2 s=2    conv i=16 o=32 k=5 s=1 p=2    pool k=2 s=2    linear 1568 -> 10
 """
@@ -52,10 +52,10 @@ def open_mnist(folder: str, limit: int | None = None) -> dict[str, tuple[Tensor,
     for split in ("train", "val"):
         try:
             data = MNIST(folder, train=split == "train", download=True)
-        except (RuntimeError, OSError, AssertionError, ValueError, IndexError) as error:  # truncated file: any
+        except (RuntimeError, OSError, AssertionError, ValueError, IndexError) as error:  # if truncated
             raw = Path(folder) / "MNIST/raw"
-            said = "cannot be read" if raw.exists() else "is not there, and the download failed"
-            raise BadInput(f"{raw}: {said} ({error}). Download the four idx files again with "
+            problem = "cannot be read" if raw.exists() else "is not there, and the download failed"
+            raise BadInput(f"{raw}: {problem} ({error}). Download the four idx files again with "
                            "torchvision.datasets.MNIST(DIR, download=True)") from None
         count = limit if split == "train" else limit and limit // 5
         splits[split] = data.data[:count, None].float() / 255, data.targets[:count]

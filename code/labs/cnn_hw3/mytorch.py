@@ -1,9 +1,9 @@
-"""Convolution and max pooling of our own, with torch's arguments and torch's results. Sheet 004, deliverable 1.
+"""Own convolution and max pooling with the arguments and results of torch's. CNN Homework 3, deliverable 1.
 
-Made of unfold, matrix products and maxima; autograd differentiates them (student_code.py writes a convolution's
-gradients by hand). Sizes, strides and paddings are one int or a pair (height, width), as in torch.
+Made of unfold, matrix products and maxima, differentiated by autograd (student_code.py writes a convolution's backward
+pass by hand). Sizes, strides and paddings are one int or a pair (height, width), as in torch.
 
-    python -m labs.mytorch test   compares both layers with torch's over a grid of settings
+    python -m labs mytorch test   compares both layers with torch's over a grid of settings
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from labs import common
 
-CLOSE = 1e-10  # in float64
+TOLERANCE = 1e-10  # in float64
 Size = int | tuple[int, int]
 
 
@@ -27,10 +27,10 @@ def pair(size: Size) -> tuple[int, int]:
 
 def out_size(sides, kernel, stride, padding) -> list[int]:
     """Height and width of the output. Raises ValueError if the kernel is larger than the padded input."""
-    found = [(side + 2 * p - k) // s + 1 for side, k, s, p in zip(sides, kernel, stride, padding)]
-    if min(found) < 1:
+    size = [(side + 2 * p - k) // s + 1 for side, k, s, p in zip(sides, kernel, stride, padding)]
+    if min(size) < 1:
         raise ValueError(f"a kernel of {kernel} is larger than the input {tuple(sides)} with padding {padding}")
-    return found
+    return size
 
 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Size = 1, padding: Size = 0) -> Tensor:
@@ -62,7 +62,7 @@ class Conv2d(nn.Module):
 
 
 class MaxPool2d(nn.Module):
-    """nn.MaxPool2d: the largest value in each window; its gradient goes to the first of several equal ones."""
+    """nn.MaxPool2d: the largest value in each window; ties send the gradient to the first."""
 
     def __init__(self, kernel_size: Size, stride: Size | None = None, padding: Size = 0):
         super().__init__()
@@ -80,17 +80,17 @@ class MaxPool2d(nn.Module):
         return windows.flatten(-2).max(dim=-1).values
 
 
-# ----------------------------------------------------------------------------------------------- the check
+# ------------------------------------------------------------------------------------- comparison with torch
 
 
-def differences(ours: nn.Module, theirs: nn.Module, x: Tensor) -> float:
-    """The largest difference of output and gradients, by the input and the parameters, in float64."""
+def max_difference(ours: nn.Module, theirs: nn.Module, x: Tensor) -> float:
+    """Largest difference of outputs, input gradients and parameter gradients."""
     results = []
     for layer in (ours, theirs):
-        given = x.clone().requires_grad_()
-        out = layer(given)
+        leaf = x.clone().requires_grad_()
+        out = layer(leaf)
         weights = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
-        results.append([out, *torch.autograd.grad((out * weights).sum(), [given, *layer.parameters()])])
+        results.append([out, *torch.autograd.grad((out * weights).sum(), [leaf, *layer.parameters()])])
     if results[0][0].shape != results[1][0].shape:
         return math.inf
     return max((a - b).abs().max().item() for a, b in zip(*results))
@@ -107,7 +107,7 @@ def grid() -> list[tuple[str, nn.Module, nn.Module, Tensor]]:
         cases.append((f"Conv2d kernel {kernel} stride {stride} padding {padding} bias {bias}", ours, theirs,
                       torch.randn(2, 3, 9, 11).double()))
     for kernel, stride, padding in itertools.product((2, 3, (2, 4)), (None, 1, 2, (3, 2)), (0, 1)):
-        # Rounded, so that many values are equal: the gradient has to go to the same one as torch's.
+        # Rounded to make ties: the gradient has to go to the same element as torch's.
         cases.append((f"MaxPool2d kernel {kernel} stride {stride} padding {padding}",
                       MaxPool2d(kernel, stride, padding), nn.MaxPool2d(kernel, stride, padding),
                       torch.randn(2, 3, 9, 11).round().double()))
@@ -121,14 +121,15 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    apart = {name: differences(ours, theirs, x) for name, ours, theirs, x in grid()}
-    for name, difference in apart.items():
-        if difference > CLOSE:
+    differences = {name: max_difference(ours, theirs, x) for name, ours, theirs, x in grid()}
+    for name, difference in differences.items():
+        if difference > TOLERANCE:
             print(f"differs by {difference:.2g}: {name}")
     rows = []
     for layer in ("Conv2d", "MaxPool2d"):
-        found = [difference for name, difference in apart.items() if name.startswith(layer)]
-        rows.append({"layer": layer, "settings": len(found), "largest difference": f"{max(found):.2g}"})
-    common.publish(args, "mytorch", rows, {}, settings=apart)
-    print(f"{len(apart)} settings, outputs and gradients: largest difference to torch {max(apart.values()):.2g}")
-    sys.exit(max(apart.values()) > CLOSE)
+        of_layer = [difference for name, difference in differences.items() if name.startswith(layer)]
+        rows.append({"layer": layer, "settings": len(of_layer), "largest difference": f"{max(of_layer):.2g}"})
+    common.publish(args, "mytorch", rows, {}, settings=differences)
+    largest = max(differences.values())
+    print(f"{len(differences)} settings, outputs and gradients: largest difference to torch {largest:.2g}")
+    sys.exit(largest > TOLERANCE)

@@ -1,7 +1,7 @@
-"""Targeted adversarial photographs, and which of them survive a transformation. CS 5787 Homework 2, problem 4.
+"""Targeted adversarial photographs, and their robustness to image transformations. CS 5787 Homework 2, problem 4.
 
 Part 1: noise within --epsilon of each pixel makes the network predict the target. Part 2: horizontal flip, 80 % crop,
-30 degree rotation and greyscale of each adversarial photograph, and of its clean original as control.
+30 degree rotation and greyscale of each adversarial photograph, with the clean one as control.
 
 With ImageNet weights: photographs and targets, as `bell_pepper.jpg=space_shuttle`. With --resume, a network of main.py:
 correctly classified images of --data, one class each, with their least likely labels as targets.
@@ -24,7 +24,7 @@ from libs import plots
 from libs.arguments import number
 from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput, denormalize, spread
 
-PIXELS = ([0.0] * 3, [1.0] * 3)
+PIXEL_RANGE = ([0.0] * 3, [1.0] * 3)
 
 
 def crop(x: Tensor) -> Tensor:
@@ -48,11 +48,11 @@ class Case:
     truth: list[int]
     targets: list[int]
     categories: list[str]
-    known: str  # column name of `truth`: "true", or "seen clean" where it is only the prediction for the clean image
+    label_column: str  # of `truth` in the table: "true", or "seen clean" if it is the prediction for the clean image
 
 
 def from_photos(args) -> Case:
-    """Photographs with ImageNet categories; their true labels are the clean predictions, unless a file name objects."""
+    """Photographs with ImageNet categories, true labels predicted. Raises BadInput if a file name contradicts them."""
     network = imagenet.open_network(args)
     pairs = [photo.rpartition("=") for photo in args.photos]
     if not pairs or not all(path for path, _, _ in pairs):
@@ -75,10 +75,10 @@ def from_photos(args) -> Case:
 def from_checkpoint(args) -> Case:
     network, = open_trained(args, [args.resume])
     scores = network.logits()
-    known = (scores.argmax(1) == network.labels).nonzero()[:, 0]
-    if not len(known):
+    correct = (scores.argmax(1) == network.labels).nonzero()[:, 0]
+    if not len(correct):
         raise BadInput(f"{args.resume}: classifies none of the {len(scores)} images correctly, so none can be fooled")
-    chosen = known[spread(network.labels[known], args.count)]
+    chosen = correct[spread(network.labels[correct], args.count)]
     model = imagenet.Normalized(network.model, IMAGENET_MEAN, IMAGENET_STD).to(args.device).eval()
     return Case(f"{network.title} of {Path(args.data).name}", model,
                 denormalize(network.images[chosen]).to(args.device), network.labels[chosen].tolist(),
@@ -87,7 +87,7 @@ def from_checkpoint(args) -> Case:
 
 def fool(case: Case, epsilon: float, steps: int) -> Tensor:
     """Adversarial photographs: `steps` steps of PGD towards the target labels."""
-    threat = Threat(epsilon, "targeted", steps=steps, step_size=None, valid=PIXELS)
+    threat = Threat(epsilon, "targeted", steps=steps, step_size=None, valid=PIXEL_RANGE)
     device = case.images.device
     truth, targets = (torch.tensor(labels, device=device) for labels in (case.truth, case.targets))
     return attacks.attack(threat, case.model, case.images, truth, targets).images
@@ -102,42 +102,43 @@ def table(case: Case, adversarial: Tensor) -> tuple[list[dict], dict]:
             with torch.no_grad():
                 scores = case.model(changed).softmax(1).cpu()
             for i, score in enumerate(scores):
-                said = int(score.argmax())
-                rows.append({"photo": i + 1, "kind": kind, "change": change, case.known: case.categories[case.truth[i]],
-                             "target": case.categories[case.targets[i]], "seen": case.categories[said],
-                             "probability": score[said].item(), "of the truth": score[case.truth[i]].item(),
+                predicted = int(score.argmax())
+                rows.append({"photo": i + 1, "kind": kind, "change": change,
+                             case.label_column: case.categories[case.truth[i]],
+                             "target": case.categories[case.targets[i]], "seen": case.categories[predicted],
+                             "probability": score[predicted].item(), "of the truth": score[case.truth[i]].item(),
                              "of the target": score[case.targets[i]].item()})
                 shown[i, kind, change] = changed[i].cpu(), f"{rows[-1]['seen'][:22]}\n{rows[-1]['probability']:.0%}"
     return rows, shown
 
 
 def discuss(rows: list[dict]) -> list[str]:
-    """The table in sentences."""
-    said = []
+    """Summarise the table, one sentence for each transformation."""
+    sentences = []
     for change in TRANSFORMATIONS:
         clean, attacked = ([row for row in rows if (row["kind"], row["change"]) == (kind, change)]
                            for kind in ("clean", "adversarial"))
         count = len(clean)
-        known = next(name for name in ("true", "seen clean") if name in clean[0])
-        right, still = (sum(row["seen"] == row[known] for row in some) for some in (clean, attacked))
+        column = next(name for name in ("true", "seen clean") if name in clean[0])
+        right, still = (sum(row["seen"] == row[column] for row in some) for some in (clean, attacked))
         fooled = sum(row["seen"] == row["target"] for row in attacked)
         mean = sum(row["of the target"] for row in attacked) / count
-        said.append(f"{change}: {right} of {count} clean photographs still with their label; of the adversarial ones "
-                    f"{fooled} with the target's (mean probability {mean:.0%}), {still} with their own, "
-                    f"{count - fooled - still} with another")
-    return said
+        sentences.append(f"{change}: {right} of {count} clean photographs still with their label; of the adversarial "
+                         f"ones {fooled} with the target's (mean probability {mean:.0%}), {still} with their own, "
+                         f"{count - fooled - still} with another")
+    return sentences
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = common.parser("fooling", __doc__, data=False)
-    parser.add_argument("photos", nargs="*", metavar="PHOTO=TARGET", help="photographs, and what they shall be taken "
-                        "for: a name or number of ImageNet's")
+    parser.add_argument("photos", nargs="*", metavar="PHOTO=TARGET", help="photographs and their target categories: "
+                        "names or indices of ImageNet's")
     imagenet.add_flags(parser)
     parser.add_argument("--epsilon", type=number(float, 0, 255, above=True), default=4.0, metavar="E",
-                        help="largest change, of 255 (default: 4)")
+                        help="L-inf bound, in pixel levels of 255 (default: 4)")
     parser.add_argument("--steps", type=common.COUNT, default=40, metavar="N", help="backward passes (default: 40)")
-    parser.add_argument("--resume", metavar="PATH", help="a network of main.py's instead, on images of --data")
-    parser.add_argument("--data", metavar="DIR", help="with --resume: its data")
+    parser.add_argument("--resume", metavar="PATH", help="attack a checkpoint of main.py instead, on images of --data")
+    parser.add_argument("--data", metavar="DIR", help="with --resume: data, as for main.py")
     parser.add_argument("--count", type=common.COUNT, default=4, metavar="N", help="with --resume: images (default: 4)")
     parser.set_defaults(images=None, batch_size=100)
     return parser

@@ -16,13 +16,13 @@ from libs import checkpoint
 from libs.networks import read_pretrained
 from utils import BadInput, load_image
 
-# Of these families some weight files differ from what the model loads; torchvision converts them as it reads them.
+# Families with weight files whose keys or layers torchvision converts on loading.
 CONVERTED = ("googlenet", "inception", "densenet", "vit", "regnet_y_")
 
 
 @dataclass
 class Pretrained:
-    """A classifier of images in [0, 1], its preprocessing and its categories."""
+    """A classifier of images in [0, 1], with preprocessing and categories."""
 
     title: str
     model: nn.Module  # N,3,H,W in [0, 1] -> N,1000; normalises inside
@@ -34,7 +34,7 @@ class Pretrained:
         return self.crop(Image.fromarray(load_image(path)))
 
     def index(self, category: str) -> int:
-        """The number of a category, given by number or by name. Raises BadInput if there is none."""
+        """Index of a category, given by index or name. Raises BadInput if it is unknown or ambiguous."""
         if category.isdecimal() and int(category) < len(self.categories):
             return int(category)
         wanted = category.replace("_", " ")
@@ -51,7 +51,7 @@ class Pretrained:
 
 
 class Normalized(nn.Module):
-    """`model` for pixels in [0, 1]."""
+    """`model` on pixels in [0, 1]: normalises first."""
 
     def __init__(self, model: nn.Module, mean, std):
         super().__init__()
@@ -63,24 +63,24 @@ class Normalized(nn.Module):
         return self.model((pixels - self.mean) / self.std)
 
 
-def add_flags(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--network", default="resnet18", metavar="NAME", help="a classifier of torchvision "
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--network", default="resnet18", metavar="NAME", help="a classifier of torchvision "
                       "(default: resnet18)")
-    made.add_argument("--weights", metavar="FILE", help="its ImageNet weights from disk, without a network")
+    parser.add_argument("--weights", metavar="FILE", help="its ImageNet weights from disk instead of a download")
 
 
 def open_network(args: argparse.Namespace) -> Pretrained:
-    """The network of --network with ImageNet weights. Raises BadInput, which says what to download."""
+    """The network of --network with ImageNet weights. Raises BadInput with the URL if they cannot be downloaded."""
     if args.network not in list_models(torchvision.models):
         raise BadInput(f"--network {args.network}: torchvision has no such classifier; some are resnet18, resnet50, "
                        "vgg16, mobilenet_v3_small, convnext_tiny")
-    known = get_model_weights(args.network)
-    weights, title = known.DEFAULT, f"{args.network} ({known.DEFAULT})"
+    available = get_model_weights(args.network)
+    weights, title = available.DEFAULT, f"{args.network} ({available.DEFAULT})"
     if args.weights:
         if args.network.startswith(CONVERTED):
-            raise BadInput(f"--weights does not go with {args.network}, whose files torchvision changes as it reads "
-                           "them; take a resnet, vgg, mobilenet, shufflenet, efficientnet or convnext")
-        weights = next((one for one in known if Path(one.url).name == Path(args.weights).name), weights)
+            raise BadInput(f"--weights does not go with {args.network}, whose weights torchvision converts on "
+                           "loading; take a resnet, vgg, mobilenet, shufflenet, efficientnet or convnext")
+        weights = next((one for one in available if Path(one.url).name == Path(args.weights).name), weights)
         title = f"{args.network}, {Path(args.weights).name}, images as for {weights.name}"
         model = get_model(args.network)
         checkpoint.load_weights(model, read_pretrained(args.weights, weights.url), args.weights)
@@ -89,7 +89,7 @@ def open_network(args: argparse.Namespace) -> Pretrained:
             model = get_model(args.network, weights=weights, progress=False)
         except (URLError, OSError) as error:
             raise BadInput(f"the ImageNet weights of {args.network} cannot be downloaded ({error}). Fetch {weights.url}"
-                           " where there is a network, and pass the file with --weights "
+                           " elsewhere, and pass the file with --weights "
                            f"{Path(weights.url).name}") from None
     preset = weights.transforms()
     crop = transforms.Compose([transforms.Resize(preset.resize_size, preset.interpolation, antialias=True),

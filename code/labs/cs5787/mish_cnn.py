@@ -2,7 +2,7 @@
 
 plain      conv 64 11x11, Mish, max pool 2x2; conv 128 3x3, Mish; conv 128 3x3, Mish; global average pool; linear
 batchnorm  the same with BatchNorm between convolution and Mish
-better     a stem of small filters and residual stages with BatchNorm and Mish, trained on flipped and shifted images
+better     a 3x3 stem and residual stages with BatchNorm and Mish, trained on flipped and shifted images
 
 All three train for the same number of epochs. One figure has their training losses; the first layer's filters are shown
 as a mosaic of 4 x 16.
@@ -31,7 +31,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, norm: bool, stride: i
 
 
 class MishCNN(nn.Module):
-    """The sheet's network, N,3,H,W -> N,num_classes; `norm` adds BatchNorm after each convolution."""
+    """The assignment's network, N,3,H,W -> N,num_classes; `norm` adds BatchNorm after each convolution."""
 
     def __init__(self, num_classes: int = 10, norm: bool = False):
         super().__init__()
@@ -62,7 +62,7 @@ class Residual(nn.Module):
 
 
 class Better(nn.Module):
-    """3x3 filters first, then residual stages at 16, 16, 8 and 4 pixels. N,3,32,32 -> N,num_classes."""
+    """A 3x3 stem, then residual stages at 16, 16, 8 and 4 pixels. N,3,32,32 -> N,num_classes."""
 
     def __init__(self, num_classes: int = 10):
         super().__init__()
@@ -77,36 +77,36 @@ class Better(nn.Module):
 
 
 NETWORKS = {"plain": MishCNN, "batchnorm": lambda classes: MishCNN(classes, norm=True), "better": Better}
-SHIFTED = transforms.Compose([transforms.RandomCrop(32, 4, padding_mode="reflect"), transforms.RandomHorizontalFlip(),
+AUGMENTED = transforms.Compose([transforms.RandomCrop(32, 4, padding_mode="reflect"), transforms.RandomHorizontalFlip(),
                               *VAL.transforms])
-TRANSFORMS = {"plain": VAL, "batchnorm": VAL, "better": SHIFTED}
+TRANSFORMS = {"plain": VAL, "batchnorm": VAL, "better": AUGMENTED}
 
 
 def build(name: str, num_classes: int) -> nn.Module:
-    """The network of a checkpoint of this lab (see libs.networks.NETWORKS)."""
+    """The network `name` of a checkpoint of this lab (called by labs.trained)."""
     return NETWORKS[name.removeprefix("mish-")](num_classes)
 
 
 def train(args, kind: str, epochs: int) -> tuple[dict, list[dict], nn.Module]:
-    """Train one of the three. Returns its row of the table, its history, and the network."""
+    """Train one of the three. Returns its table row, its history, and the network."""
     batches, val, names = open_cifar(args, TRANSFORMS[kind], 640 if args.quick else None)
     torch.manual_seed(args.seed)
     model = NETWORKS[kind](len(names))
-    machine = hardware.set_up(args.device, model, val.dataset.dataset[0][0][None])
+    hw = hardware.set_up(args.device, model, val.dataset.dataset[0][0][None])
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    history, _ = train_network(args, f"mish-{kind}", model, batches, val, machine, optimizer, epochs, warmup=2)
+    history, _ = train_network(args, f"mish-{kind}", model, batches, val, hw, optimizer, epochs, warmup=2)
     last = history[-1]
     return {"network": kind, "parameters": sum(p.numel() for p in model.parameters()), "epochs": epochs,
             "training images": len(batches.dataset), "train loss": last["train"]["loss"],
             "train accuracy": last["train"]["top1"], "test accuracy": last["val"]["top1"],
-            "precision": machine.precision.training,
+            "precision": hw.precision.training,
             "epoch (s)": sum(row["seconds"] for row in history) / epochs}, history, model
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = common.parser("mish_cnn", __doc__, trains={"epochs": 20, "lr": 0.02, "train_batch": 128})
     parser.add_argument("network", nargs="?", choices=(*NETWORKS, "all"), default="all",
-                        help="which of them (default: all three)")
+                        help="network to train (default: all three)")
     add_resume(parser)
     parser.add_argument("-j", "--workers", type=number(int, 0), default=2, metavar="N",
                         help="worker processes of the data loader (default: 2)")
@@ -121,10 +121,10 @@ def run(args: argparse.Namespace) -> None:
         rows.append(row)
         pictures[f"mish_{kind}_filters"] = plots.mosaic(
             explain.first_filters(model), 16, f"{kind}: the first layer's filters, each stretched to full contrast")
-    drawn = {label: {kind: ([row["epoch"] for row in history], [row[split][key] for row in history])
+    curves = {label: {kind: ([row["epoch"] for row in history], [row[split][key] for row in history])
                      for kind, history in histories.items()}
              for label, split, key in (("training loss", "train", "loss"), ("test accuracy (%)", "val", "top1"))}
     title = f"{Path(args.data).name}, {rows[0]['training images']:,} training images"
     name = "mish_cnn" if args.network == "all" else f"mish_{args.network}"
-    pictures[name] = plots.over_epochs(drawn, title)
+    pictures[name] = plots.over_epochs(curves, title)
     common.publish(args, name, rows, pictures, histories=histories, seed=args.seed)

@@ -36,10 +36,10 @@ def features(args, network: imagenet.Pretrained, pixels: torch.Tensor) -> None:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = common.parser("pretrained", __doc__, data=False)
-    parser.add_argument("what", choices=("topk", "features"), help="the first guesses, or feature maps")
+    parser.add_argument("what", choices=("topk", "features"), help="top-k categories, or feature maps")
     parser.add_argument("photo", type=Path, metavar="PHOTO", help="an image file")
     parser.add_argument("--count", type=common.COUNT, metavar="N",
-                        help="guesses (default: 3), or maps of each layer (default: 5)")
+                        help="categories (default: 3), or maps of each layer (default: 5)")
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="layers of the feature maps (default: the "
                         "first, the middle and the last convolution)")
     imagenet.add_flags(parser)

@@ -1,7 +1,7 @@
 """Clean and adversarial accuracy: top-1 and top-5 of one or several networks under one attack.
 
-Tables 2 and 3 of the 2019 report and table 3 of the 2023 report (docs/references.md). `--strong` measures what remains
-under an attack fit for an evaluation.
+Tables 2 and 3 of the 2019 report and table 3 of the 2023 report (docs/references.md). `--strong` measures robust
+accuracy under a stronger attack.
 """
 
 import argparse
@@ -56,6 +56,6 @@ def describe(threat: Threat) -> str:
     label = {"least-likely": "towards the least likely label", "most-likely": "away from the most likely label",
              "untargeted": "away from the true label", "targeted": "towards a target label"}[threat.objective]
     when = f", chosen {'at each step' if threat.relabel else 'once'}" if "likely" in threat.objective else ""
-    how = "with momentum" if threat.rule == "momentum" else f"of {threat.step:g}"
+    how = "with momentum" if threat.rule == "momentum" else f"of {threat.resolved_step_size:g}"
     starts = f", {threat.restarts} starts" if threat.restarts > 1 else ""
     return f"{threat.steps} steps {how}, epsilon {threat.epsilon:g}{starts}, {label}{when}"

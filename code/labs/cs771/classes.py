@@ -11,13 +11,13 @@ from libs.metrics import summarize
 
 
 def examples(network: Trained, scores: torch.Tensor, label: int, count: int) -> tuple:
-    """Images of a class, captions, and whether each is correct: most confident correct ones first, mistakes last."""
+    """Images of a class, captions, and whether each is classified correctly: most confident first, mistakes last."""
     confidence, predicted = scores.max(1)
-    mine = (network.labels == label).nonzero()[:, 0]
-    right = predicted[mine] == label
-    best = mine[right][confidence[mine][right].argsort(descending=True)]
-    worst = mine[~right][confidence[mine][~right].argsort()]
-    share = min(len(best), max(count - len(worst), round(count * len(best) / len(mine))))
+    members = (network.labels == label).nonzero()[:, 0]
+    correct = predicted[members] == label
+    best = members[correct][confidence[members][correct].argsort(descending=True)]
+    worst = members[~correct][confidence[members][~correct].argsort()]
+    share = min(len(best), max(count - len(worst), round(count * len(best) / len(members))))
     chosen = [*best[:share].tolist(), *worst[max(0, len(worst) - (count - share)) :].tolist()]
     return (network.images[chosen], [f"{network.class_names[predicted[i]]} {confidence[i]:.0%}" for i in chosen],
             [bool(predicted[i] == label) for i in chosen])
@@ -34,10 +34,10 @@ def get_args_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     network, = open_trained(args, [args.resume])
     logits = network.logits()
-    judged, scores = summarize(logits, network.labels), logits.softmax(1)
-    confusion = torch.tensor(judged["confusion"])
+    metrics, scores = summarize(logits, network.labels), logits.softmax(1)
+    confusion = torch.tensor(metrics["confusion"])
     rows = []
-    for label, accuracy in enumerate(judged["class_accuracy"]):
+    for label, accuracy in enumerate(metrics["class_accuracy"]):
         if accuracy is not None:
             mistakes = confusion[label].clone()
             mistakes[label] = 0
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
              for row in ends}
     title = f"{network.title}: best and worst classes; a thick frame marks a mistake"
     pictures = {"classes_examples": plots.class_examples(shown, title),
-                "classes_bars": plots.class_bars(judged["class_accuracy"], network.class_names),
-                "classes_confusion": plots.confusion(judged["confusion"], network.class_names)}
-    common.publish(args, "classes", rows, pictures, top1=judged["top1"],
-                   mean_class_accuracy=judged["mean_class_accuracy"])
+                "classes_bars": plots.class_bars(metrics["class_accuracy"], network.class_names),
+                "classes_confusion": plots.confusion(metrics["confusion"], network.class_names)}
+    common.publish(args, "classes", rows, pictures, top1=metrics["top1"],
+                   mean_class_accuracy=metrics["mean_class_accuracy"])

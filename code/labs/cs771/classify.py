@@ -1,7 +1,7 @@
 """Classify photographs of your own: top-5 categories, saliency, and the same after an attack.
 
-Any photograph that OpenCV reads; it is resized and cropped as validation images are. `--resume` is a checkpoint that
-knows its classes, as those of weights/ and of main.py do.
+Photographs in any format that OpenCV reads, under the validation transform. `--resume` is a checkpoint with class
+names, as those in weights/ and of main.py.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def top(scores: Tensor, names: list[str]) -> list[tuple[str, float]]:
 
 
 def overlays(network: Trained, images: Tensor) -> list[Tensor]:
-    """Saliency laid over each image, 3,H,W in [0, 1], by the student's GradAttention and vis_grad_attention."""
+    """Images overlaid with their saliency, 3,H,W in [0, 1], by the student's GradAttention and vis_grad_attention."""
     explain = networks.from_student("default_attention")(nn.CrossEntropyLoss()).explain
     overlay = networks.from_student("default_visfunction")
     maps = explain(network.model, network.hardware.images(images)).cpu()

@@ -16,7 +16,7 @@ from utils import BadInput
 
 
 def epochs(saved: dict) -> str:
-    """Epoch of the weights, of how many."""
+    """Epoch of the weights, and number of epochs of the training."""
     return f"{saved['epoch']} of {saved.get('settings', {}).get('epochs', '?')}"
 
 
@@ -31,18 +31,18 @@ def run(args: argparse.Namespace) -> None:
     networks = open_trained(args, args.resume, args.names)
     rows = []
     for network in networks:
-        judged = summarize(network.logits(), network.labels)
+        metrics = summarize(network.logits(), network.labels)
         if lab_of(network.saved):
             raise BadInput(f"{network.title} was trained by a lab; this table is for networks of main.py")
         conv = convolution_of(network.saved.get("settings", {}))
         size = network.images.shape[-1]
-        spent = cost.measure(network.name, len(network.class_names), size, args.step_batch, conv, args.gpu)
-        rows.append({"network": network.title, "parameters": spent["parameters"],
-                     "multiply-adds (M)": spent["multiply_adds"] / 1e6,
-                     "memory of a step (MB)": spent["peak_memory_mb"],
-                     "images/s": spent["images_per_second"], "epochs": epochs(network.saved),
-                     "top-1": judged["top1"], "top-5": judged["top5"], "per class": judged["mean_class_accuracy"],
-                     "mAP": judged["mAP"]})
+        costs = cost.measure(network.name, len(network.class_names), size, args.step_batch, conv, args.gpu)
+        rows.append({"network": network.title, "parameters": costs["parameters"],
+                     "multiply-adds (M)": costs["multiply_adds"] / 1e6,
+                     "memory of a step (MB)": costs["peak_memory_mb"],
+                     "images/s": costs["images_per_second"], "epochs": epochs(network.saved),
+                     "top-1": metrics["top1"], "top-5": metrics["top5"], "per class": metrics["mean_class_accuracy"],
+                     "mAP": metrics["mAP"]})
         print(f"{network.title}: done", flush=True)
     title = f"{len(networks[0].labels):,} validation images of {len(networks[0].class_names)} classes"
     panels = {title: {k: [row[k] for row in rows] for k in ("top-1", "top-5", "mAP")}}

@@ -1,7 +1,7 @@
-"""SimpleNet with nn.Conv2d, the student's convolution and the flat one: time, memory, accuracy, curves.
+"""SimpleNet with nn.Conv2d, the student's convolution and flat_conv.py: time, memory, accuracy, curves.
 
 Table 1 and figures 4 and 5 of the 2019 report, and table 1 of the 2023 report (docs/references.md). Time and accuracy
-are those of main.py; memory is measured on one training step in a process of its own.
+are those of main.py; memory is measured on a training step in a separate process.
 """
 
 import argparse
@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> None:
         folder = common.run_main(args, "--model", "simplenet", *flags)
         history = json.loads((folder / "results.json").read_text(encoding="utf-8"))["history"]
         speed = statistics.median(row["images_per_second"] for row in history)
-        spent = cost.measure("simplenet", len(names), size, args.train_batch, flags[1] if flags else None, args.gpu)
+        costs = cost.measure("simplenet", len(names), size, args.train_batch, flags[1] if flags else None, args.gpu)
         last = history[-1]["val"]
         rows.append({"convolution": kind, "batch (s)": args.train_batch / speed, "images/s": speed,
-                     "memory of a step (MB)": spent["peak_memory_mb"], "top-1": last["top1"], "top-5": last["top5"],
+                     "memory of a step (MB)": costs["peak_memory_mb"], "top-1": last["top1"], "top-5": last["top5"],
                      "loss": last["loss"]})
         runs[kind] = curves.read(folder)
     for row in rows:

@@ -17,12 +17,12 @@ from libs import hardware, networks
 from libs.provenance import memory_mb
 
 ROUNDS = 5
-MEASURES_MEMORY = True  # so that common.run leaves the allocator as it is: kept memory would count
+MEASURES_MEMORY = True  # common.run then leaves the allocator alone, since memory that it keeps would be counted
 
 
 def measure(name: str, classes: int, size: int, batch: int, custom_conv: str | None = None,
             gpu: int | None = None) -> dict:
-    """Run this lab in a process of its own, so that nothing else counts towards its memory.
+    """Run this lab in a separate process, so that only its own memory is measured.
 
     Returns parameters; multiply_adds of one image forward; step_seconds and images_per_second; peak_memory_mb, None
     where the system does not report it. A step is forward, backward and SGD in the fastest precision of the device.
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     for _ in range(2):
         step()
     after = memory_mb(device)
-    hardware.keep_memory()  # speed, in contrast, is that of main.py
+    hardware.keep_memory()  # speed is measured with the allocator settings of main.py
     times = []
     for _ in range(ROUNDS + 2):
         started = time.perf_counter()
@@ -71,13 +71,13 @@ def run(args: argparse.Namespace) -> None:
 
 def training_step(args: argparse.Namespace, model: torch.nn.Module, device: torch.device) -> Callable[[], None]:
     images, labels = torch.randn(args.batch, 3, args.size, args.size), torch.arange(args.batch) % args.classes
-    machine = hardware.set_up(device, model, images[:1])
+    hw = hardware.set_up(device, model, images[:1])
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    images, labels = machine.images(images), machine.labels(labels)
+    images, labels = hw.images(images), hw.labels(labels)
 
     def step() -> None:
-        with machine.autocast("training"):
+        with hw.autocast("training"):
             loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -25,15 +25,15 @@ def read(folder: Path) -> dict[tuple[str, str], tuple[list, list]]:
     if not list(folder.glob("events.out.tfevents.*")):
         raise BadInput(f"{folder}: has no event file (events.out.tfevents...); main.py prints the run folder as 'run'")
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    there = set(events.Tags()["scalars"])
-    if "data/top1_accuracy/train" not in there:
-        raise BadInput(f"{folder}: its event file has no training curves; is it of an evaluation or an attack?")
+    available = set(events.Tags()["scalars"])
+    if "data/top1_accuracy/train" not in available:
+        raise BadInput(f"{folder}: its event file has no training curves; it may be that of an evaluation or an attack")
     series = {BY_EPOCH[tag]: ([e.step for e in events.Scalars(tag)], [e.value for e in events.Scalars(tag)])
-              for tag in BY_EPOCH.keys() & there}
+              for tag in BY_EPOCH.keys() & available}
     epochs = max(series["top1", "train"][0])
-    for tag in BY_BATCH.keys() & there:
+    for tag in BY_BATCH.keys() & available:
         found = events.Scalars(tag)
-        scale = epochs / max(e.step for e in found)  # the last one is within a few batches of the end
+        scale = epochs / max(e.step for e in found)  # the last logged step is within a few batches of the end
         series[BY_BATCH[tag]] = [e.step * scale for e in found], [e.value for e in found]
     if ("loss", "train") in series:
         series["loss", "train"] = by_epoch(*series["loss", "train"])
@@ -41,7 +41,7 @@ def read(folder: Path) -> dict[tuple[str, str], tuple[list, list]]:
 
 
 def by_epoch(steps: list[float], values: list[float]) -> tuple[list, list]:
-    """Mean of each epoch, since single batches are noisy."""
+    """Mean over each epoch: (epochs, values)."""
     sums: dict[int, list[float]] = {}
     for step, value in zip(steps, values):
         sums.setdefault(max(1, math.ceil(step - 1e-6)), []).append(value)

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint in 16 bits, with the names of its classes and without optimizer, to hand to others.
+"""Export the weights of a checkpoint in fp16, with class names and without optimizer state.
 
 The file is a checkpoint like any other (`main.py DIR --resume FILE -e`, `python -m labs classify PHOTO --resume FILE`)
 and is read with `weights_only=True`.
@@ -18,7 +18,7 @@ from utils import writing
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = common.parser("export", __doc__, resume="one")
-    parser.add_argument("--file", type=Path, required=True, metavar="FILE", help="where the weights go")
+    parser.add_argument("--file", type=Path, required=True, metavar="FILE", help="output file")
     return parser
 
 

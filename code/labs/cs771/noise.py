@@ -1,4 +1,4 @@
-"""Adversarial images close up: original, noise, ten times the noise, adversarial, with labels and probabilities.
+"""Adversarial examples: original, noise, ten times the noise, adversarial, with labels and probabilities.
 
 Figures 10 and 11 of the 2019 report and 13 to 15 of the 2023 report (docs/references.md). The images are ones that the
 network classifies correctly.

@@ -1,8 +1,8 @@
-"""Adversarial training against a control: accuracy and robustness, from one checkpoint and for as many epochs.
+"""Adversarial fine-tuning of a checkpoint against clean fine-tuning: clean and robust accuracy.
 
-Section 5.3 of the 2023 report and table 3 of the 2019 report (docs/references.md): a network, the same after N more
-epochs of adversarial training, and a control after N more epochs on clean images; under the assignment's attack and
-under a strong one.
+Section 5.3 of the 2023 report and table 3 of the 2019 report (docs/references.md): a checkpoint, the same fine-tuned
+adversarially for N epochs, and a control fine-tuned on clean images for N epochs; under the assignment's attack and
+under a stronger one.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from libs import checkpoint
 from libs.networks import name_of
 from utils import ASSIGNMENT_ATTACK, BadInput
 
-WAYS = {"sheet": ("--model", "adv-simplenet"), "pgd": ("--adversarial", "pgd"), "fast": ("--adversarial", "fast")}
+METHODS = {"sheet": ("--model", "adv-simplenet"), "pgd": ("--adversarial", "pgd"), "fast": ("--adversarial", "fast")}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = common.parser("robust", __doc__, resume="one", trains={"epochs": 10, "lr": 0.01})
-    parser.add_argument("--by", choices=WAYS, default="sheet", help="sheet: AdvSimpleNet; pgd, fast: --adversarial of "
-                        "main.py, for any network (default: sheet)")
+    parser.add_argument("--by", choices=METHODS, default="sheet", help="sheet: AdvSimpleNet; pgd, fast: --adversarial "
+                        "of main.py, for any network (default: sheet)")
     common.add_reference(parser)
     return parser
 
@@ -41,13 +41,13 @@ def run(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> dict[str, str]:
-    """{name in tables: checkpoint} of the original network, the control, and the adversarially trained one."""
+    """{title: checkpoint} of the original network, the control, and the adversarially trained one."""
     name = name_of(checkpoint.load(args.resume))
     plain = "simplenet" if name == "adv-simplenet" else name  # the control must not attack its images
     if args.by == "sheet" and plain != "simplenet":
         raise BadInput(f"--by sheet trains AdvSimpleNet, and {args.resume} is {name}; take --by pgd or --by fast")
     flags = "--resume", args.resume, "--start-epoch", "0", "--warmup", "1"
-    ways = WAYS[args.by] if args.by == "sheet" else (*WAYS[args.by], "--model", plain)
+    method = METHODS[args.by] if args.by == "sheet" else (*METHODS[args.by], "--model", plain)
     folders = {f"{name} + {args.epochs} clean epochs": common.run_main(args, *flags, "--model", plain),
-               f"{name} + {args.epochs} adversarial": common.run_main(args, *flags, *ways)}
+               f"{name} + {args.epochs} adversarial": common.run_main(args, *flags, *method)}
     return {name: args.resume, **{title: str(folder / "models" / checkpoint.LAST) for title, folder in folders.items()}}

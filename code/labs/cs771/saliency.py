@@ -30,21 +30,23 @@ def run(args: argparse.Namespace) -> None:
     predicted = scores.argmax(1)
     of = "logit" if args.logit else "loss"
     rows, pictures = [], {}
-    for kind, mine in (("right", predicted == network.labels), ("wrong", predicted != network.labels)):
-        indices = mine.nonzero()[:, 0]
+    for kind, members in (("right", predicted == network.labels), ("wrong", predicted != network.labels)):
+        indices = members.nonzero()[:, 0]
         if not len(indices):
-            print(f"no image is {kind}ly classified, so there is no figure of those")
+            print(f"no image is {kind}ly classified; skipping that figure")
             continue
         chosen = indices[spread(network.labels[indices], args.count)]
         images, maps = network.images[chosen], saliency(network, network.images[chosen], args.logit)
-        few = [{"kind": kind, "true": network.class_names[network.labels[i]], "seen": network.class_names[predicted[i]],
-                "probability": scores[i].max().item(), "top tenth": concentration(m)} for i, m in zip(chosen, maps)]
-        captions = [f"true: {row['true']}\nseen: {row['seen']} {row['probability']:.0%}" for row in few]
+        names = network.class_names
+        new_rows = [{"kind": kind, "true": names[network.labels[i]], "seen": names[predicted[i]],
+                     "probability": scores[i].max().item(), "top tenth": concentration(m)}
+                    for i, m in zip(chosen, maps)]
+        captions = [f"true: {row['true']}\nseen: {row['seen']} {row['probability']:.0%}" for row in new_rows]
         overlay = networks.from_student("default_visfunction")
         blended = torch.stack([overlay(x[None], vis_output=m[None]) for x, m in zip(images, maps)])
         title = f"{network.title}, classified {kind}ly: image, |gradient of the {of}|, overlay"
         pictures[f"saliency_{kind}"] = plots.overlay_rows(images, maps, blended, captions, title)
-        rows += few
+        rows += new_rows
     common.publish(args, "saliency", rows, pictures, of=of)
 
 
@@ -57,6 +59,6 @@ def saliency(network: Trained, images: torch.Tensor, logit: bool) -> torch.Tenso
 
 
 def concentration(heat: torch.Tensor) -> float:
-    """Share of a map's sum that lies in its highest tenth of the pixels: 0.1 for a constant map, at most 1."""
+    """Fraction of a map's sum in the top 10 % of its pixels: 0.1 for a constant map, at most 1."""
     values = heat.flatten().sort(descending=True).values
     return (values[: -(-len(values) // 10)].sum() / values.sum().clamp_min(1e-12)).item()

@@ -1,8 +1,8 @@
 """PGD over steps, step size and epsilon, least against most likely label: table, bars and curves.
 
 The settings of table 2 of the 2023 report (docs/references.md); its figure 16 is sweep.png. sweep_curves.png shows
-accuracy over epsilon and over steps. What the student's PGDAttack cannot do (the most likely label, a label chosen
-once) is done by extras/attacks.py; the column "attacked by" says which.
+accuracy over epsilon and over steps. PGDAttack of student_code.py supports neither the most likely label nor a
+label chosen once; extras/attacks.py runs those (column "attacked by").
 """
 
 import argparse
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def measure(network: Trained, settings: Sequence[tuple], reference: bool) -> list[dict]:
-    """A row for each setting, label, and time at which the label is chosen."""
+    """A row for each setting, label, and label choice (at each step or once)."""
     rows = []
     for steps, step_size, epsilon in settings:
         for label in LABELS:
@@ -78,14 +78,14 @@ def over_epsilon(network: Trained, epsilons: Sequence[float]) -> dict[str, tuple
 
 
 def over_steps(network: Trained, epsilon: float, steps: int) -> dict[str, tuple]:
-    """{objective: (steps, accuracies)}; an image counts as correct until an iterate has fooled the network."""
+    """{objective: (steps, accuracies)}; robust accuracy against the best iterate so far."""
     threats = {name: Threat(epsilon, steps=steps, keep="best", **objective) for name, objective in OBJECTIVES.items()}
     threats["strong setting"] = strong(epsilon, steps, 1)
     counts = [n for n in (0, 1, 2, 5, 10, 20, 50, 100) if n <= steps]
     curves = {}
     for name, threat in threats.items():
         outcome = network.attack(threat)
-        curves[name] = counts, [100 - outcome.after(n) for n in counts]
+        curves[name] = counts, [100 - outcome.rate_after(n) for n in counts]
     return curves
 
 
