@@ -46,14 +46,14 @@ def draw() -> Figure:
         if i:
             arrow(axis, (gap * (i - 1) + SIZE[0], 3.92), (gap * i, 3.92))
     axis.text(gap * 3 + 0.1, 3.92, "decided once, before the first batch", va="center", fontsize=9, style="italic")
-    for i, (title, file, out) in enumerate(DATA):
+    for i, (title, file, _) in enumerate(DATA):
         box(axis, gap * i, 2.0, title, file, BLUE)
         if i:
             arrow(axis, (gap * (i - 1) + SIZE[0], 2.42), (gap * i, 2.42), DATA[i - 1][2])
     turn = gap * 4 + SIZE[0] / 2
     arrow(axis, (turn, 2.0), (turn, 1.05))
     axis.text(turn - 0.1, 1.5, DATA[-1][2], ha="right", fontsize=7.5, color="#444444")
-    for i, (title, file, out) in enumerate(STEP):
+    for i, (title, file, _) in enumerate(STEP):
         x = gap * (4 - i)
         box(axis, x, 0.15, title, file, ORANGE)
         if i:

@@ -1,4 +1,4 @@
-"""Sheet 002, problem 0, in numbers: what writeup/batchnorm.md derives."""
+"""CS 5787 Homework 2, problem 0, in numbers: what writeup/batchnorm.md derives."""
 
 import pytest
 import torch

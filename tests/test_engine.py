@@ -27,7 +27,7 @@ def rates(epochs, warmup, steps=10, **state):
 
 
 def test_warm_up_then_cosine():
-    """Document 000, equations (4) and (5)."""
+    """The 2019 report, equations (4) and (5)."""
     r = rates(20, 5)
     assert r[:50] == pytest.approx([(i + 1) / 50 for i in range(50)])
     assert r[50:] == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 150)) for i in range(150)])

@@ -92,9 +92,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_pages_of_docs_are_linked_from_the_readme_and_name_files_that_exist(page):
     assert page is README or f"docs/{page.name}" in README.read_text()
-    names = [name for name in re.findall(r"`((?:code|libs|extras|autograder|tests|docs|benchmarks)/[\w/.]+\.py)`",
-                                         page.read_text())]
-    for name in names:
+    for name in re.findall(r"`((?:code|libs|extras|autograder|tests|docs|benchmarks)/[\w/.]+\.py)`", page.read_text()):
         assert (ROOT / name).exists() or (CODE / name).exists(), name
 
 

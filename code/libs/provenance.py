@@ -24,8 +24,8 @@ FAST_INSTRUCTIONS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
 def provenance() -> dict:
     """How to repeat a result: command, commit, date, versions, processor and GPU."""
     return {"command": _command(), "commit": _commit(), "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "python": platform.python_version(), "torch": str(torch.__version__), "torchvision": torchvision.__version__,
-            "numpy": np.__version__, "opencv": cv2.__version__,
+            "python": platform.python_version(), "torch": str(torch.__version__),
+            "torchvision": torchvision.__version__, "numpy": np.__version__, "opencv": cv2.__version__,
             "cpu": next(_cpuinfo("model name"), platform.processor()), "cores": hardware.cores(),
             "instructions": sorted(FAST_INSTRUCTIONS & set(next(_cpuinfo("flags"), "").split())),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None}
