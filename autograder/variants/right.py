@@ -209,7 +209,7 @@ LABEL_ONCE = changed(P, ("        for _ in range(self.num_steps):\n", "        w
                      ("            label = pred.argmin(dim=1)\n            loss", "            loss"))
 DELTA = '''
 class PGDAttack:
-    """The perturbation is the leaf; gradients of parameters are put back as they were."""
+    """The perturbation is the leaf tensor; the parameters' gradients are restored."""
     def __init__(self, loss_fn, num_steps=10, step_size=0.01, epsilon=0.1):
         self.loss_fn, self.num_steps, self.step_size, self.epsilon = loss_fn, num_steps, step_size, epsilon
 
@@ -235,7 +235,7 @@ SimpleNet = _Attacked
 '''
 SUPER = '''
 class AdvSimpleNet(SimpleNet):
-    """The attack is made where it is needed; modes are put back one by one."""
+    """The attack is built in forward; the modes of all modules are restored."""
     def forward(self, x):
         if not self.training:
             return super().forward(x)
@@ -262,4 +262,4 @@ RIGHT = [Variant(name, part, source) for name, part, source in [
     ("textbook PGD", P, textbook.PGD), ("autograd.grad", P, GRAD), ("random start", P, RANDOM_START), ("label chosen once", P, LABEL_ONCE),
     ("perturbation as leaf, ascending the negative loss", P, DELTA), ("random start and label chosen once", P, BOTH),
     ("textbook adversarial training", T, textbook.ADVERSARIAL), ("inside SimpleNet itself, as in 2024", T, INSIDE_SIMPLENET),
-    ("modes put back one by one", T, SUPER)]]
+    ("modes restored module by module", T, SUPER)]]
