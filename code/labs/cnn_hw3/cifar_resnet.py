@@ -107,11 +107,16 @@ def build(name: str, num_classes: int) -> nn.Module:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = common.parser("cifar_resnet", __doc__, trains={"epochs": 30, "lr": 2e-3, "train_batch": 128})
+    add_cifar_flags(parser)
+    return parser
+
+
+def add_cifar_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the labs that train on CIFAR-10."""
     add_resume(parser)
     parser.add_argument("-j", "--workers", type=number(int, 0), default=2, metavar="N",
                         help="worker processes of the data loader (default: 2)")
     parser.add_argument("--quick", action="store_true", help="640 images, one epoch")
-    return parser
 
 
 def run(args: argparse.Namespace) -> None:

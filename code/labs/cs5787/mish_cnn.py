@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from extras import explain
 from labs import common
-from labs.cnn_hw3.cifar_resnet import VAL, open_cifar, transforms
-from labs.training import add_resume, train_network
+from labs.cnn_hw3.cifar_resnet import VAL, add_cifar_flags, open_cifar, transforms
+from labs.training import train_network
 from libs import hardware, plots
-from libs.arguments import number
 from student_code import init_weights
 
 
@@ -107,10 +106,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = common.parser("mish_cnn", __doc__, trains={"epochs": 20, "lr": 0.02, "train_batch": 128})
     parser.add_argument("network", nargs="?", choices=(*NETWORKS, "all"), default="all",
                         help="network to train (default: all three)")
-    add_resume(parser)
-    parser.add_argument("-j", "--workers", type=number(int, 0), default=2, metavar="N",
-                        help="worker processes of the data loader (default: 2)")
-    parser.add_argument("--quick", action="store_true", help="640 images, one epoch")
+    add_cifar_flags(parser)
     return parser
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from extras import explain
 from labs import common
+from labs.cs771 import noise
 from labs.trained import Trained, open_trained
 from libs import networks, plots
 from utils import BadInput, denormalize, spread
@@ -20,10 +21,7 @@ HEADS = "original", "10 x noise", "adversarial", "saliency", "class activation m
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = common.parser("gallery", __doc__, resume="one")
-    parser.add_argument("--count", type=common.COUNT, default=2, metavar="N", help="images shown (default: 2)")
-    common.add_threat(parser)
-    return parser
+    return noise.get_args_parser("gallery", __doc__, count=2)
 
 
 def run(args: argparse.Namespace) -> None:

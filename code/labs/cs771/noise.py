@@ -13,9 +13,10 @@ from libs import plots
 from utils import BadInput, spread
 
 
-def get_args_parser() -> argparse.ArgumentParser:
-    parser = common.parser("noise", __doc__, resume="one")
-    parser.add_argument("--count", type=common.COUNT, default=5, metavar="N", help="images shown (default: 5)")
+def get_args_parser(name: str = "noise", doc: str = __doc__, count: int = 5) -> argparse.ArgumentParser:
+    parser = common.parser(name, doc, resume="one")
+    parser.add_argument("--count", type=common.COUNT, default=count, metavar="N",
+                        help="images shown (default: %(default)s)")
     common.add_threat(parser)
     return parser
 
