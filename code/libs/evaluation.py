@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from libs import networks, plots
+from libs.attack_monitor import AttackMonitor
 from libs.engine import evaluate, horizontal_flip, identity
 from libs.metrics import summarize
 from libs.run import Run
@@ -44,10 +45,11 @@ def attack_model(run: Run) -> None:
     """-a: top-1 and top-5 on clean and on adversarial images, and the difference."""
     given = {name: getattr(run.args, name) for name in ASSIGNMENT_ATTACK if name in run.args.given}
     attack = networks.from_student("default_attack")(nn.CrossEntropyLoss(), **given)
+    monitor = AttackMonitor(attack, run.model)
 
     def perturb(images: Tensor) -> Tensor:
         with run.hardware.autocast("attack"):
-            return attack.perturb(run.model, images)
+            return monitor.perturb(images)
 
     views = {"image": identity, "adversarial": perturb}
     logits, labels = evaluate(run.model, run.progress("attack", "val"), run.hardware, views, saver(run))
@@ -58,11 +60,13 @@ def attack_model(run: Run) -> None:
     run.say(f"predictions changed: {changed:.2f} %; loss {clean['loss']:.3f} -> {adversarial['loss']:.3f}")
     if changed < 5:
         run.say("hardly any: a barely trained network is hard to fool; try a larger --epsilon and --step-size")
+    for note in monitor.report():
+        run.say(note)
     run.folder.scalars(run.saved["epoch"], {f"{k}_accuracy/{name}": summary[k] for k in ("top1", "top5") for
                                             name, summary in (("val", clean), ("adversarial", adversarial))})
     settings = {name: getattr(attack, name, None) for name in ASSIGNMENT_ATTACK}
-    results = {"attack": {"name": type(attack).__name__, **settings}, "clean": clean, "adversarial": adversarial,
-               "difference": difference, "predictions_changed": changed}
+    results = {"attack": {"name": type(attack).__name__, **settings}, "notes": monitor.report(), "clean": clean,
+               "adversarial": adversarial, "difference": difference, "predictions_changed": changed}
     if run.args.self_check and run.hardware.is_main:
         results["self_check"] = self_check(run, settings)
     save_results(run, results)
