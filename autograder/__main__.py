@@ -13,6 +13,7 @@ from pathlib import Path
 from autograder import batch, doctor, gradescope, report, rubric, starter
 from autograder.grade import grade, new_seed
 from autograder.intake import CannotGrade
+from autograder.process import GraderFailed
 from autograder.text import printable
 
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises, so that workers and folders are cleaned up
     try:
         return args.run(args)
-    except (CannotGrade, starter.StarterError) as error:
+    except (CannotGrade, GraderFailed, starter.StarterError) as error:
         print(f"autograder: error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -38,6 +39,9 @@ def grade_one(args: argparse.Namespace) -> int:
         mark = grade(args.path, seed, args.part, args.year, args.handed_in, lambda mark: write(report.gradescope(mark)))
     except CannotGrade as error:
         write(report.not_graded(args.path.name, printable(error), hand_in_at_fault=True))
+        raise
+    except GraderFailed as error:
+        write(report.not_graded(args.path.name, f"could not be graded: {printable(error)}"))
         raise
     print(report.show(mark, args.all))
     return 0

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 from autograder import report, rubric
@@ -110,11 +112,20 @@ def grade_in_subprocess(path: Path, options: dict) -> dict:
 
 
 def cache_key(path: Path, options: dict) -> str:
-    """Hash of the submission, the grader with its starter files, and the options."""
+    """Submission, grader with its starter files, versions of Python, torch and NumPy, and options."""
     grader = hashlib.sha256()
     for source in sorted([*Path(__file__).parent.rglob("*.py"), *(ROOT / "code").rglob("*.py")]):
         grader.update(source.read_bytes())
-    return "-".join([fingerprint(path)[:16], grader.hexdigest()[:16], json.dumps(options, sort_keys=True)])
+    versions = [platform.python_version(), *map(installed_version, ("torch", "numpy"))]
+    return "-".join([fingerprint(path)[:16], grader.hexdigest()[:16], *versions, json.dumps(options, sort_keys=True)])
+
+
+def installed_version(package: str) -> str:
+    """The version of a package, without importing it; "none" if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def row(name: str, results: dict) -> dict:

@@ -16,7 +16,7 @@ from autograder import hand_in, rubric, syntax
 from autograder.checks import Check, checks_of
 from autograder.compare import CheckFailed
 from autograder.intake import FolderSource, Submission, read_submission
-from autograder.process import StudentError, Worker, WorkerDied
+from autograder.process import GraderFailed, StudentError, Worker, WorkerDied
 from autograder.solution import write_starter_files
 from autograder.text import printable
 
@@ -82,7 +82,7 @@ def new_seed() -> int:
 
 def grade(path: Path, seed: int, only: list[str] | None = None, year: int = 2025,
           handed_in: bool = False, on_part_done: Callable[[Mark], None] = lambda mark: None) -> Mark:
-    """Grade the zip or folder at `path`. Raises intake.CannotGrade.
+    """Grade the zip or folder at `path`. Raises intake.CannotGrade and process.GraderFailed.
 
     `seed` draws the test cases. `only`: the parts to grade (default: all). `handed_in`: the folder is an unpacked zip,
     so that the rules for zips apply. `on_part_done` gets the result so far after each part.
@@ -181,7 +181,7 @@ class Session:
 
     def _start(self) -> None:
         try:
-            self.worker = Worker(self.submission.code, self.helpers, self.part)
+            self.worker = self._new_worker()
             self.level = self.worker.level
             self.worker.ask("load", seed=self.mark.seed)
         except StudentError as error:
@@ -192,6 +192,13 @@ class Session:
             self.import_failed = True
             self.stop_reason = f"importing student_code.py {error}"
             raise CheckFailed(self.stop_reason) from None
+
+    def _new_worker(self) -> Worker:
+        """A worker, at the second attempt if need be. Raises GraderFailed: the grader's failure is never a mark."""
+        try:
+            return Worker(self.submission.code, self.helpers, self.part)
+        except GraderFailed:
+            return Worker(self.submission.code, self.helpers, self.part)
 
     def _restart_worker(self, feedback: str) -> str:
         """Stop the worker, so that the next request starts another. Returns `feedback`."""

@@ -31,6 +31,10 @@ class WorkerDied(Exception):
     """The worker gave no valid reply. The message completes "your code ..."."""
 
 
+class GraderFailed(Exception):
+    """The grader itself failed, before any student code ran: no result, and not the submission's fault."""
+
+
 class StudentError(Exception):
     """Student code raised. `kind`: exception class; `where`: (file, line, source) frames in the student's files."""
 
@@ -52,7 +56,7 @@ class Worker:
     """A sandboxed process that runs one submission's code; a context manager.
 
     `code` and `helpers` are the folders of the student's and the starter's modules, `part` the part that is graded.
-    Raises WorkerDied if the process does not start.
+    Raises GraderFailed if the process does not start and confine itself: student code is imported only later.
     """
 
     def __init__(self, code: Path, helpers: Path, part: str):
@@ -67,6 +71,10 @@ class Worker:
         threading.Thread(target=self._read_replies, daemon=True).start()
         try:
             self.level = self._start(code, helpers, part)
+        except WorkerDied as error:
+            self.close()
+            raise GraderFailed(f"the worker process of the grader {error}, before any student code ran. Do this "
+                               f"Python's torch and NumPy work? {sys.executable} -m autograder doctor tells") from None
         except BaseException:
             self.close()
             raise

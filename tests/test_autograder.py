@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 from autograder import __main__ as cli
-from autograder import report, rubric
+from autograder import batch, process, report, rubric
 from autograder.checks import CHECKS
 from autograder.grade import grade
 from autograder.variants import changed, textbook
@@ -110,6 +110,30 @@ def test_a_submission_that_cannot_be_graded_gives_exit_status_2(tmp_path, capsys
     assert "RAR archive" in capsys.readouterr().err
     assert "RAR archive" in json.loads(out.read_text())["output"]
     assert cli.main(["grade", str(tmp_path / "nowhere")]) == 2
+
+
+def test_the_graders_own_failure_is_never_a_mark(reference, tmp_path, capsys, monkeypatch):
+    """A worker that dies before student code runs, as under a Python without torch: exit code 2, nothing cached."""
+    (tmp_path / "no_torch.py").write_text("import a_module_that_is_not_installed")
+    monkeypatch.setattr(process, "WORKER", tmp_path / "no_torch.py")
+    out = tmp_path / "results.json"
+    path = make_submission(tmp_path, reference)
+    assert cli.main(["grade", str(path), "--part", "pgd", "--json", str(out)]) == 2
+    assert "ended the process (exit status 1)" in capsys.readouterr().err
+    results = json.loads(out.read_text())
+    assert results["output"].startswith("could not be graded")
+    assert results["extra_data"]["hand_in_at_fault"] is False
+    monkeypatch.setattr(batch, "grade_in_subprocess", lambda *_: results)
+    (tmp_path / "marks").mkdir()
+    assert batch.grade_one(path, tmp_path / "marks", {}) == (results, True)
+    assert not list((tmp_path / "marks").iterdir())
+
+
+def test_cached_marks_depend_on_the_versions(reference, tmp_path, monkeypatch):
+    path = make_submission(tmp_path, reference)
+    before = batch.cache_key(path, {})
+    monkeypatch.setattr(batch, "installed_version", lambda package: "0.0")
+    assert batch.cache_key(path, {}) != before
 
 
 def test_the_grading_process_imports_neither_code_nor_torch():
