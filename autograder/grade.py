@@ -102,6 +102,11 @@ def grade(path: Path, seed: int, only: list[str] | None = None, year: int = 2025
                 mark.parts.append(manual_part(name, f"helper code in {year}: graded by hand"))
                 continue
             mark.parts.append(grade_part(name, submission, helpers, mark))
+            if year > 2023 and any(words in submission.fatal for words in FILE_OF_2023):
+                older = grade(path, seed, only, 2023, handed_in, on_part_done)
+                older.notes.append("student_code.py imports Attention or TransformerBlock from custom_blocks, as files "
+                                   "until 2023 do: graded with --year 2023")
+                return older
             mark.seconds = round(time.monotonic() - began, 1)
             on_part_done(mark)
         if not only:
@@ -238,6 +243,8 @@ def exception_feedback(error: StudentError, importing: bool = False) -> str:
     return f"raises {error.kind}: {error.text[:300]}{at}{f', in `{source[:100]}`' if source else ''}{hint}"
 
 
+FILE_OF_2023 = ("cannot import name 'Attention' from 'custom_blocks'",
+                "cannot import name 'TransformerBlock' from 'custom_blocks'")
 HINTS = {
     "view size is not compatible": "A gradient or a permuted tensor need not be contiguous: reshape() where view() "
                                    "cannot",
@@ -248,10 +255,6 @@ HINTS = {
                                                  "which the last two are None",
     "maximum recursion depth": "Does forward call the attack, which calls forward, which calls the attack? Attack "
                                "only if self.training, and in evaluation mode",
-    "cannot import name 'Attention' from 'custom_blocks'": "Attention is in student_code.py since 2024; staff grade "
-                                                           "older files with --year 2023",
-    "cannot import name 'TransformerBlock' from 'custom_blocks'": "TransformerBlock is in student_code.py since 2025; "
-                                                                  "staff grade older files with --year 2023",
     "missing 1 required positional argument: 'normalize'": "Is it called while importing?",
     "No module named": "The grader has Python's standard library, torch, torchvision, numpy, OpenCV and the files of "
                        "code/; put your own modules into code/",

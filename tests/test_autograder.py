@@ -77,7 +77,6 @@ def test_a_submission_is_graded_with_its_own_modules(tmp_path):
     ("raise ValueError('boo')\n", r"importing student_code.py raises ValueError: boo \(student_code.py:1\)"),
     ("import not_there\n", "No module named 'not_there'.*put your own modules"),
     ("def f(:\n", "not valid Python"),
-    ("from custom_blocks import Attention\n", "staff grade older files with --year 2023"),
     ("import torch\n", "student_code.py has no Attention")])
 def test_files_that_cannot_be_graded_get_one_reason(source, words, tmp_path, monkeypatch):
     monkeypatch.setattr("autograder.process.REPLY_TIMEOUT", 3.0)
@@ -101,6 +100,15 @@ def test_files_of_every_year(year, tmp_path):
         assert by_name["block"].points == 1
     assert 1.5 < by_name["pgd"].points < 2  # those files leave gradients on the parameters
     assert any("gradients on the parameters" in verdict.feedback for verdict in by_name["pgd"].verdicts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("year", [2022, 2023])
+def test_an_older_file_is_graded_as_one_under_a_wrong_year(year, tmp_path):
+    path = make_submission(tmp_path, textwrap.dedent(YEARS[year]))
+    wrong, right = (grade(path, 1, ["block", "pgd"], year=given) for given in (2025, 2023))
+    assert [part.points for part in wrong.parts] == [part.points for part in right.parts]
+    assert "graded with --year 2023" in wrong.notes[-1]
 
 
 def test_a_submission_that_cannot_be_graded_gives_exit_status_2(tmp_path, capsys):
