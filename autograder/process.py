@@ -48,7 +48,7 @@ def parse_student_error(error: dict) -> StudentError:
     try:
         where = [(str(name), int(line), str(text)) for name, line, text in error["where"][:3]]
         return StudentError(str(error["type"])[:100], str(error["text"])[:1000], where)
-    except (KeyError, TypeError, ValueError) as wrong:
+    except (KeyError, TypeError, ValueError, OverflowError) as wrong:  # int() of an infinite line number overflows
         raise WorkerDied(f"sent a malformed reply ({wrong})") from None
 
 
