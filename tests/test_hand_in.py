@@ -129,3 +129,18 @@ def test_the_reference_contains_no_absolute_path(tmp_path):
     done = subprocess.run([sys.executable, str(ROOT / "zip_submission.py"), "-o", str(tmp_path / "out.zip")],
                           capture_output=True, text=True)
     assert "absolute path" not in done.stdout
+
+
+def test_a_draft_needs_no_report_and_names_what_is_not_written(work):
+    (work / "writeup/report.pdf").unlink()
+    (work / "code/student_code.py").write_text(
+        "class PGDAttack:\n    def perturb(self):\n        raise NotImplementedError('write me')\n"
+        "def helper():\n    raise ValueError('NotImplementedError')\n")
+    code, out, names = pack(work)
+    assert (code, names) == (1, None)
+    assert "--draft packs without it" in out
+    code, out, names = pack(work, "--draft")
+    assert code == 0
+    assert "code/student_code.py" in names
+    assert out.count("is not written yet") == 1
+    assert "warning: code/student_code.py:3: PGDAttack.perturb is not written yet" in out
