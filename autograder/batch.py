@@ -25,13 +25,16 @@ from autograder.text import escape_markdown, normalize, printable
 TIMEOUT = 1200  # seconds for one submission; grade.PART_SECONDS limits each part
 
 
-def find_submissions(folder: Path) -> list[Path]:
-    """Archives, .py files, and folders that contain code/ or student_code.py. Raises CannotGrade if there are none."""
+def find_submissions(folder: Path, outputs: list[Path]) -> list[Path]:
+    """Everything in `folder` but hidden files and `outputs`: what is no submission gets a row that says what it is.
+
+    Raises CannotGrade if there is nothing.
+    """
     if not folder.is_dir():
         raise CannotGrade(f"{folder}: there is no such folder")
-    found = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and (
-        (path.is_file() and path.suffix.lower() in (".zip", ".rar", ".7z", ".gz", ".tar", ".tgz", ".py"))
-        or (path.is_dir() and (any(path.glob("**/student_code.py")) or (path / "code").is_dir())))]
+    written = {path.resolve() for path in outputs}
+    found = [path for path in sorted(folder.iterdir())
+             if not path.name.startswith(".") and path.resolve() not in written]
     if not found:
         raise CannotGrade(f"{folder}: contains no zip and no folder with code/ in it")
     return found
@@ -44,16 +47,16 @@ def grade_all(folder: Path, csv_path: Path, jobs: int, options: dict, log=print)
     """
     marks = csv_path.with_suffix(".marks")
     marks.mkdir(parents=True, exist_ok=True)
-    paths, rows, results, began = find_submissions(folder), {}, {}, time.monotonic()
+    outputs = [csv_path, marks, csv_path.with_suffix(".md")]
+    paths, rows, results, began = find_submissions(folder, outputs), {}, {}, time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
         futures = {path: pool.submit(grade_one, path, marks, options) for path in paths}
         try:
             for done, (path, result) in enumerate(futures.items(), 1):
                 results[path], fresh = result.result()
-                name = printable(path.name)
-                rows[name] = row(name, results[path])
+                rows[path] = row(printable(path.name), results[path])
                 write_table(csv_path, list(rows.values()))
-                log(f"{done}/{len(paths)} {name}: {rows[name]['status']}, {rows[name]['points']:g} "
+                log(f"{done}/{len(paths)} {rows[path]['name']}: {rows[path]['status']}, {rows[path]['points']:g} "
                     f"points{'' if fresh else ' (cached)'}, {time.monotonic() - began:.0f} s")
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
@@ -68,6 +71,9 @@ def grade_one(path: Path, marks: Path, options: dict) -> tuple[dict, bool]:
     Failures and timeouts of the grader itself are not cached.
     """
     try:
+        if kind := what_it_is(path):
+            return report.not_graded(path.name, f"{printable(path.name)} is {kind}, not a zip or a folder",
+                                     hand_in_at_fault=True), True
         # The name alone may be too long with a suffix, or not printable.
         stem = f"{printable(path.name, 60)}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}"
         cached, key = marks / f"{stem.replace('/', '-')}.json", cache_key(path, options)
@@ -79,6 +85,13 @@ def grade_one(path: Path, marks: Path, options: dict) -> tuple[dict, bool]:
         return results, True
     except OSError as error:
         return report.not_graded(path.name, f"{printable(path.name)}: {error.strerror or error}"), True
+
+
+def what_it_is(path: Path) -> str:
+    """What a path is that can be no submission, and would block if it were read; else an empty string."""
+    kinds = {"a link": path.is_symlink(), "a named pipe": path.is_fifo(), "a socket": path.is_socket(),
+             "a device": path.is_block_device() or path.is_char_device()}
+    return next((kind for kind, true in kinds.items() if true), "")
 
 
 def read_cached(cached: Path) -> dict:

@@ -163,6 +163,7 @@ def file_kind(path: Path) -> str:
         return "empty"
     return next((name for magic, name in OTHER_ARCHIVES.items() if start.startswith(magic)),
                 "a tar archive" if start[257:262] == b"ustar" else
+                "a notebook (export its code as student_code.py)" if path.suffix == ".ipynb" else
                 "cut off, perhaps while it was uploaded" if start.startswith(b"PK") else "a file of another kind")
 
 

@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
+from pathlib import Path
 
 import pytest
 from autograder import __main__ as cli
-from autograder import batch, starter
+from autograder import batch, report, starter
 from autograder.grade import grade
+from autograder.intake import CannotGrade, read_submission
 from autograder.variants import changed
 from conftest import CODE
 from hand_ins import check_gradescope, make_submission
@@ -51,6 +54,34 @@ def test_batch_writes_its_tables_and_resumes_from_the_cache(reference, tmp_path,
     printed = capsys.readouterr().out
     assert printed.count("(cached)") == 3, printed
     assert not [line for line in printed.splitlines() if "bob.zip" in line and "(cached)" in line]
+
+
+def test_everything_in_the_folder_gets_a_row_that_says_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "grade_in_subprocess", lambda path, _: report.not_graded(path.name, refusal(path)))
+    folder = tmp_path / "in"
+    (folder / "empty").mkdir(parents=True)
+    (folder / "Ann" / "Code").mkdir(parents=True)
+    for name, start in {"a.tar.xz": b"\xfd7zXZ", "b.7z": b"7z\xbc\xaf", "c.ipynb": b"{}", "d.pdf": b"%PDF",
+                        "e.docx": b"PK", ".hidden": b"", "two .zip": b"Rar!", "two\n.zip": b"Rar!"}.items():
+        (folder / name).write_bytes(start)
+    (folder / "link.zip").symlink_to("d.pdf")
+    os.mkfifo(folder / "pipe.zip")
+    rows = batch.grade_all(folder, folder / "class.csv", 1, {})
+    again = batch.grade_all(folder, folder / "class.csv", 1, {})
+    why = {row["name"]: row["why"] for row in rows}
+    assert len(rows) == len(again) == 11, "two names that print alike are two rows; the table itself is none"
+    for name, words in {"a.tar.xz": "an xz file", "b.7z": "a 7z archive", "c.ipynb": "a notebook", "d.pdf": "a PDF",
+                        "e.docx": "cut off", "link.zip": "is a link, not", "pipe.zip": "is a named pipe, not",
+                        "empty": "the submission contains no file", "Ann": "contains no file"}.items():
+        assert words in why[name], (name, why[name])
+
+
+def refusal(path) -> str:
+    with tempfile.TemporaryDirectory() as into:
+        try:
+            return read_submission(path, Path(into), {}).fatal
+        except CannotGrade as refused:
+            return str(refused)
 
 
 def test_batch_on_an_empty_folder(tmp_path, capsys):
