@@ -47,7 +47,7 @@ def make(out: Path, thorough: bool = True, log=print) -> None:
                 check(tree)
                 log(f"ok  {name}")
         packed = Path(folder) / "starter.zip"
-        pack(tree, packed)
+        pack(tree, packed, out.name)
         if out.exists():
             out.rmdir()
         os.replace(tree, out)
@@ -73,11 +73,12 @@ def write(tree: Path) -> None:
     shutil.copy(Path(__file__).parent / "STARTER.md", tree / "README.md")
 
 
-def pack(tree: Path, target: Path) -> None:
+def pack(tree: Path, target: Path, name: str) -> None:
+    """Zip `tree` as a folder `name`, so that unpacking it does not scatter files."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(tree.rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
-                archive.write(path, path.relative_to(tree))
+                archive.write(path, Path(name) / path.relative_to(tree))
 
 
 # ------------------------------------------------------------------------ checks; each raises StarterError

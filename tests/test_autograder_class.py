@@ -145,7 +145,7 @@ def test_the_starter_passes_its_checks(tmp_path, capsys):
     assert {"README.md", "requirements.txt", "zip_submission.py", "code/main.py", "code/test_conv.py"} <= names
     assert not [name for name in names if re.match("autograder|tests/|code/extras|code/labs", name)]
     with zipfile.ZipFile(tmp_path / "hw2.zip") as archive:
-        assert set(archive.namelist()) == names
+        assert set(archive.namelist()) == {f"hw2/{name}" for name in names}
     assert cli.main(["starter", str(tmp_path / "hw2")]) == 2
     assert "exists: remove it" in capsys.readouterr().err
 

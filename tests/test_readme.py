@@ -16,7 +16,7 @@ from libs import arguments
 
 README = ROOT / "README.md"
 DOCS = [README, *sorted((ROOT / "docs").glob("*.md"))]
-PAGES = [*DOCS, *sorted((ROOT / "results").rglob("README.md")), ROOT / "autograder/README.md",
+PAGES = [*DOCS, *sorted((ROOT / "results").rglob("README.md")), *sorted((ROOT / "autograder").glob("*.md")),
          ROOT / "benchmarks/README.md", ROOT / "data/README.md", *sorted((ROOT / "writeup").glob("*.md"))]
 
 
