@@ -10,8 +10,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from student_code import CustomConv2d, custom_conv2d
+from utils import innermost_line
+
+GRADIENTS = ["the gradient of the input", "the gradient of the weight", "the gradient of the bias"]
 
 
 class Config(NamedTuple):
@@ -56,29 +60,99 @@ def close(name: str, ours: torch.Tensor | None, theirs: torch.Tensor) -> None:
     assert ours is not None, f"{name} is None, expected a tensor of shape {tuple(theirs.shape)}"
     assert ours.shape == theirs.shape, f"{name} has shape {tuple(ours.shape)}, expected {tuple(theirs.shape)}"
     worst = (ours - theirs).abs().max().item()
-    assert worst < 1e-9, f"{name} is off by up to {worst:.3g}; its first value should be {theirs.flatten()[0]:.4g}"
+    assert worst < 1e-9, (f"{name} is off by up to {worst:.3g}; its first value is {ours.flatten()[0]:.4g}, expected "
+                          f"{theirs.flatten()[0]:.4g}")
+
+
+class NoConvolution(TorchDispatchMode):
+    """Raise AssertionError where a convolution function of PyTorch runs, which the assignment forbids."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        assert "conv" not in name or "convert" in name, f"{name} is a convolution function; write it without one"
+        return func(*args, **(kwargs or {}))
 
 
 def check_forward(config: Config, device: torch.device) -> None:
+    """The output is that of nn.Conv2d."""
     x, weight, bias = draw(config, device)
     close("the output", custom_conv2d(x, weight, bias, config.stride, config.padding),
           F.conv2d(x, weight, bias, config.stride, config.padding))
 
 
+def gradients(convolve, config: Config, tensors: list, layout: str = "contiguous") -> list[torch.Tensor | None]:
+    """The gradients of the tensors that require them, for a gradient of the output with this memory layout."""
+    output = convolve(*tensors, config.stride, config.padding)
+    N, Co, Ho, Wo = output.shape
+    values = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device)
+    direction = {"contiguous": lambda: values.view(N, Co, Ho, Wo),
+                 "transposed": lambda: values.view(N, Co, Wo, Ho).transpose(2, 3),
+                 "channels last": lambda: values.view(N, Ho, Wo, Co).permute(0, 3, 1, 2),
+                 "expanded": lambda: values[-1].expand(N, Co, Ho, Wo)}[layout]()  # as of output.sum()
+    wanted = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
+    return list(torch.autograd.grad(output, wanted, direction, allow_unused=True))
+
+
 def check_backward(config: Config, device: torch.device) -> None:
+    """The gradients are those of nn.Conv2d, and the numerical ones."""
     tensors = draw(config, device)
-    wanted = [tensor for tensor in tensors if tensor is not None]
-
-    def gradients(convolve) -> tuple:
-        output = convolve(*tensors, config.stride, config.padding)
-        direction = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=device).view_as(output)
-        return torch.autograd.grad(output, wanted, direction, allow_unused=True)
-
-    names = ["the gradient of the input", "the gradient of the weight", "the gradient of the bias"]
-    for name, ours, theirs in zip(names, gradients(custom_conv2d), gradients(F.conv2d)):
+    for name, ours, theirs in zip(GRADIENTS, gradients(custom_conv2d, config, tensors),
+                                  gradients(F.conv2d, config, tensors)):
         close(name, ours, theirs)
     torch.autograd.gradcheck(lambda *given: custom_conv2d(*given, *[None] * (not config.bias), config.stride,
-                                                          config.padding), wanted)
+                                                          config.padding),
+                             [tensor for tensor in tensors if tensor is not None])
+
+
+def check_layouts(config: Config, device: torch.device) -> None:
+    """The gradient of the output need not be contiguous: after a permute or a sum it is not."""
+    tensors = draw(config, device)
+    for layout in ("transposed", "channels last", "expanded"):
+        for name, ours, theirs in zip(GRADIENTS, gradients(custom_conv2d, config, tensors, layout),
+                                      gradients(F.conv2d, config, tensors, layout)):
+            close(f"{name}, for a gradient of the output that is {layout},", ours, theirs)
+
+
+def check_frozen(config: Config, device: torch.device) -> None:
+    """Only some of the tensors need a gradient: an attack freezes the network, fine-tuning a part of it."""
+    for wanted in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2)):
+        tensors = [tensor if tensor is None else tensor.detach().requires_grad_(number in wanted)
+                   for number, tensor in enumerate(draw(config, device))]
+        if not any(tensor is not None and tensor.requires_grad for tensor in tensors):
+            continue
+        names = [GRADIENTS[number] for number in wanted if tensors[number] is not None]
+        for name, ours, theirs in zip(names, gradients(custom_conv2d, config, tensors),
+                                      gradients(F.conv2d, config, tensors)):
+            close(f"{name}, with the other gradients not needed,", ours, theirs)
+
+
+def check_two_layers(config: Config, device: torch.device) -> None:
+    """Two convolutions in one graph, as in a network: the second must not overwrite what the first one saved."""
+    other = CONFIGS[(CONFIGS.index(config) + 6) % len(CONFIGS)]
+    tensors = [draw(one, device) for one in (config, other)]
+
+    def gradients_of_both(convolve) -> tuple:
+        outputs = [convolve(*given, one.stride, one.padding) for given, one in zip(tensors, (config, other))]
+        return torch.autograd.grad(sum(output.square().sum() for output in outputs), [given[0] for given in tensors])
+
+    for number, ours, theirs in zip(count(1), gradients_of_both(custom_conv2d), gradients_of_both(F.conv2d)):
+        close(f"the gradient of the input of layer {number} of two, the other being {other},", ours, theirs)
+
+
+def check_float32(config: Config, device: torch.device) -> None:
+    """float32, as in training, stays float32; and no convolution function of PyTorch is called."""
+    drawn = draw(config, device)
+    output = F.conv2d(*drawn, config.stride, config.padding)  # float64: cuDNN rounds float32 to ten bits (TF32)
+    tensors = [tensor if tensor is None else tensor.detach().float().requires_grad_() for tensor in drawn]
+    with NoConvolution():
+        ours = custom_conv2d(*tensors, config.stride, config.padding)
+        assert ours.dtype == torch.float32, f"the output is {ours.dtype} for an input in float32"
+        ours.sum().backward()
+    for name, tensor in zip(GRADIENTS, tensors):
+        assert tensor is None or tensor.grad is not None, f"{name} is None"
+    # Sums of at most 147 products, each rounded by 6e-8 of it: 1e-5 of the largest output at worst.
+    worst = (ours - output).abs().max().item()
+    assert worst < 1e-4 * max(1.0, output.abs().max().item()), f"the output in float32 is off by up to {worst:.3g}"
 
 
 def check_module(config: Config, device: torch.device) -> None:
@@ -99,14 +173,42 @@ def check_module(config: Config, device: torch.device) -> None:
         close(name, mine, expected)
 
 
-def run(check, device: torch.device) -> None:
-    """Run a check on every configuration; exit 1 at the first that fails, naming it."""
+class Failure(NamedTuple):
+    """What was checked, the configuration at which it failed, and the error."""
+
+    checked: str
+    number: int
+    config: Config
+    error: Exception
+
+    @property
+    def reason(self) -> str:
+        kind = "" if type(self.error) is AssertionError else f"{type(self.error).__name__}: "
+        return f"{kind}{self.error}"
+
+    def __str__(self) -> str:
+        place = innermost_line(self.error, "student_code.py")
+        where = f"\nat student_code.py:{place.lineno}, in {place.name}: {place.line}" if place else ""
+        return (f"FAILED at configuration {self.number} of {len(CONFIGS)}: {self.config}\n"
+                f"Checked: {self.checked}\n{self.reason}{where}")
+
+
+def first_failure(check, device: torch.device) -> Failure | None:
+    """Run a check on every configuration, with a seed for each, up to the first that fails."""
     for number, config in zip(count(1), CONFIGS):
         torch.manual_seed(number)
         try:
             check(config, device)
         except Exception as error:  # a student's code may raise anything
-            print(f"FAILED at configuration {number} of {len(CONFIGS)}: {config}\n{type(error).__name__}: {error}")
+            return Failure(check.__doc__.splitlines()[0], number, config, error)
+    return None
+
+
+def run(*checks, device: torch.device) -> None:
+    """Exit 1 at the first configuration that fails, naming it."""
+    for check in checks:
+        if (failure := first_failure(check, device)) is not None:
+            print(failure)
             sys.exit(1)
 
 
@@ -115,15 +217,18 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"Using device: {device}")
     print("Check Fprop ...")
-    run(check_forward, device)
+    run(*FPROP, device=device)
     print("Fprop testing passed")
     print("Check Bprop ...")
-    run(check_backward, device)
+    run(*BPROP, device=device)
     print("Bprop testing passed")
     print("Check nn.module wrapper ...")
-    run(check_module, device)
+    run(*WRAPPER, device=device)
     print("All passed! End of testing.")
 
+
+FPROP, WRAPPER = [check_forward], [check_module]
+BPROP = [check_backward, check_layouts, check_frozen, check_two_layers, check_float32]
 
 if __name__ == "__main__":
     main()

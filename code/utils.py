@@ -2,6 +2,7 @@
 
 import os
 import random
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,12 @@ ASSIGNMENT_ATTACK = {"num_steps": 10, "step_size": 0.01, "epsilon": 0.1}
 
 class BadInput(ValueError):
     """Invalid user input: a flag, a file, a line. The message names it and says what to do."""
+
+
+def innermost_line(error: BaseException, filename: str) -> traceback.FrameSummary | None:
+    """The innermost line of `error`'s traceback that is in a file of this name; None if there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((frame for frame in reversed(frames) if Path(frame.filename).name == filename), None)
 
 
 # ---------------------------------------------------------------------------------------------- images

@@ -1,5 +1,6 @@
 """The convolution against torch's own, on every configuration of test_conv.py and beyond."""
 
+import re
 import subprocess
 import sys
 
@@ -194,6 +195,102 @@ def no_gradient(x, w, b, s=1, p=0):
 
 def half_gradient(x, w, b, s=1, p=0):
     return F.conv2d(x, w, b, s, p) / 2 + F.conv2d(x, w.detach(), b, s, p) / 2
+
+
+class Textbook(torch.autograd.Function):
+    """A right convolution with F.conv2d for its forward pass; the mistakes are in backward."""
+
+    @staticmethod
+    def forward(ctx, x, w, b, s=1, p=0):
+        ctx.save_for_backward(x, w)
+        ctx.geometry = s, p
+        return F.conv2d(x, w, b, s, p)
+
+    @staticmethod
+    def gradients(ctx, grad):
+        (x, w), (s, p) = ctx.saved_tensors, ctx.geometry
+        return (torch.nn.grad.conv2d_input(x.shape, w, grad, s, p), torch.nn.grad.conv2d_weight(x, w.shape, grad, s, p),
+                grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None, None, None)
+
+
+class InputNeedsWeight(Textbook):
+    @staticmethod
+    def backward(ctx, grad):
+        found = Textbook.gradients(ctx, grad)
+        return found if ctx.needs_input_grad[1] else (None, *found[1:])
+
+
+class WeightNeedsInput(Textbook):
+    @staticmethod
+    def backward(ctx, grad):
+        dx, dw, *rest = Textbook.gradients(ctx, grad)
+        return dx, dw if ctx.needs_input_grad[0] else None, *rest
+
+
+class ContiguousOnly(Textbook):
+    @staticmethod
+    def backward(ctx, grad):
+        return Textbook.gradients(ctx, grad.view(len(grad), grad.shape[1], -1).view(grad.shape))
+
+
+class LastOnesGeometry(Textbook):
+    @staticmethod
+    def forward(ctx, x, w, b, s=1, p=0):
+        LastOnesGeometry.geometry = s, p
+        return Textbook.forward(ctx, x, w, b, s, p)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.geometry = LastOnesGeometry.geometry
+        return Textbook.gradients(ctx, grad)
+
+
+class CallsConvolution(Textbook):
+    @staticmethod
+    def backward(ctx, grad):
+        return Textbook.gradients(ctx, grad)
+
+
+class Doubles(Textbook):
+    """float64 inside and, by mistake, outside."""
+
+    @staticmethod
+    def forward(ctx, x, w, b, s=1, p=0):
+        ctx.geometry = s, p
+        ctx.save_for_backward(x, w)
+        return custom_conv2d(x.double(), w.double(), None if b is None else b.double(), s, p)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return Textbook.gradients(ctx, grad.to(ctx.saved_tensors[0].dtype))
+
+
+@pytest.mark.parametrize(("wrong", "reason"), [
+    (InputNeedsWeight, "the gradient of the input, with the other gradients not needed, is None"),
+    (WeightNeedsInput, "the gradient of the weight, with the other gradients not needed, is None"),
+    (ContiguousOnly, "view size is not compatible"), (LastOnesGeometry, "Checked: Two convolutions in one graph"),
+    (CallsConvolution, "convolution.* is a convolution function"),
+    (Doubles, "output is torch.float64 for an input in float32")])
+def test_test_conv_catches_mistakes_of_backward(wrong, reason, monkeypatch, capsys):
+    """Frozen tensors, gradients that are not contiguous, two layers in one graph, forbidden functions, dtypes."""
+    monkeypatch.setattr(test_conv, "custom_conv2d", wrong.apply)
+    with pytest.raises(SystemExit) as stop:
+        test_conv.main()
+    printed = capsys.readouterr().out
+    assert stop.value.code == 1
+    assert re.search(reason, printed), printed
+    assert "Fprop testing passed" in printed
+    assert "Bprop testing passed" not in printed
+
+
+def test_test_conv_names_the_students_line(monkeypatch, capsys):
+    source = "def convolve(x, w, b, s=1, p=0):\n    return x.view(7)\n"
+    namespace = {}
+    exec(compile(source, "/somewhere/student_code.py", "exec"), namespace)
+    monkeypatch.setattr(test_conv, "custom_conv2d", namespace["convolve"])
+    with pytest.raises(SystemExit):
+        test_conv.main()
+    assert "\nat student_code.py:2, in convolve: " in capsys.readouterr().out
 
 
 def unwritten(x, w, b, s=1, p=0):

@@ -7,8 +7,8 @@ import sys
 import pytest
 from conftest import CODE, ROOT
 
-TOP = {"main", "student_code", "test_conv", "custom_blocks", "custom_transforms", "custom_dataloader", "utils"}
-HELPERS = TOP - {"main", "student_code", "test_conv"}
+TOP = {"main", "student_code", "test_conv", "check", "custom_blocks", "custom_transforms", "custom_dataloader", "utils"}
+HELPERS = TOP - {"main", "student_code", "test_conv", "check"}
 FOLDERS = "libs", "extras", "demo", "labs"
 
 
@@ -54,7 +54,7 @@ def test_the_face_of_the_repository():
         assert (ROOT / name).exists(), name
 
 
-def test_code_has_seven_files_and_folders_that_say_whose_they_are():
+def test_code_has_eight_files_and_folders_that_say_whose_they_are():
     """Each name at the top of code/ is one that a student's own module cannot have."""
     assert {path.stem for path in CODE.glob("*.py")} == TOP
     assert {path.name for path in CODE.iterdir() if path.is_dir() and path.name != "__pycache__"} == set(FOLDERS)
@@ -67,7 +67,9 @@ def test_code_has_seven_files_and_folders_that_say_whose_they_are():
 MAY_IMPORT = {
     "utils": set(), "custom_blocks": set(), "custom_transforms": {"utils"}, "custom_dataloader": {"utils"},
     "student_code": {"custom_blocks", "custom_transforms", "utils"},
-    "test_conv": {"student_code"},
+    "test_conv": {"student_code", "utils"},
+    "check": {name for name in PROJECT if name.startswith("libs.checks")} | {"test_conv", "student_code",
+                                                                             "custom_blocks", "utils"},
     "libs": inside("libs") | HELPERS | {"student_code"},
     "extras": inside("extras") | {"custom_blocks", "utils"},
     "demo": inside("demo") | {"utils"},
