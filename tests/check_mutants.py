@@ -1,7 +1,8 @@
 """Wrong solutions for tests/test_check.py: the reference with a small change of its text.
 
 FIRST was chosen before the checks were written; all 50 were caught at the first run. SECOND was written afterwards, at
-what the checks might miss: 7 of 15 were caught at the first run, and general checks were added for the other 8.
+what the checks might miss: 7 of 15 were caught at the first run. General checks were added for the other 8: two layers
+in one graph, large scores, arguments that reach the layers (4 mutants), a forward pass for each step, one image.
 """
 
 
