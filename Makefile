@@ -5,7 +5,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test test-all lint grade starter bench submission clean
+.PHONY: help setup demo test test-all lint grade starter bench report submission clean
 
 help:
 	@echo "make demo        draw the demo data, train, evaluate, attack; pictures in results/demo (about 3 minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make grade SUBMISSION=PATH   marks a zip or a folder, as staff will (20 s)"
 	@echo "make starter     the starter for students, made from the solution and checked: starter/, starter.zip"
 	@echo "make bench       speed and memory against what one would use instead (some minutes; keep the machine quiet)"
+	@echo "make report      writeup/writeup.pdf from writeup/*.typ and what lies in results/ (some seconds)"
 	@echo "make submission  the zip to hand in"
 	@echo "make clean       remove what these commands made, but for logs/ and downloaded data"
 
@@ -54,6 +55,9 @@ bench: $(READY)
 	$(PY) benchmarks/bench_data.py --json benchmarks/records/data.json
 	$(PY) benchmarks/bench_train.py --json benchmarks/records/train.json
 	$(PY) benchmarks/bench_vit.py --json benchmarks/records/vit.json
+
+report: $(READY)
+	$(PY) writeup/build.py
 
 submission:
 	$(PYTHON) zip_submission.py

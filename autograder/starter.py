@@ -22,8 +22,9 @@ from autograder.solution import (
     write_starter_files,
 )
 
-COPIED_FILES = ("download_dataset.sh", "zip_submission.py", "LICENSE", ".gitignore", "data/README.md")
-FOLDERS = {"writeup": "Put your report here, as PDF.\n",
+COPIED_FILES = ("download_dataset.sh", "zip_submission.py", "LICENSE", ".gitignore", "data/README.md",
+                "writeup/template.typ")
+FOLDERS = {"writeup": "Put your report here, as PDF. template.typ has the questions as headings.\n",
            "results": "Put figures, curves and the `results.json` of your runs here.\n"}
 
 
@@ -66,7 +67,7 @@ def write(tree: Path) -> None:
         (tree / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
     for name, text in FOLDERS.items():
-        (tree / name).mkdir()
+        (tree / name).mkdir(exist_ok=True)
         (tree / name / "README.md").write_text(text)
     needed = (ROOT / "requirements.txt").read_text().split("# What checks it")[0]
     (tree / "requirements.txt").write_text(needed)

@@ -133,7 +133,7 @@ def plain(name: str) -> str:
 
 
 def schemes(results: Path) -> dict | None:
-    """The first table of results/miniplaces10/README.md: training commands, and the figures of networks without JSON."""
+    """The first table of results/miniplaces10/README.md: commands, and figures of networks without JSON."""
     path = results / "miniplaces10/README.md"
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")] \
         if path.exists() else []
@@ -228,12 +228,12 @@ def collect_figures(results: Path, tree: Path) -> dict:
 
 
 def put(source: Path, target: Path) -> Path:
-    """Photographs become JPEG, a third of the size; diagrams stay as they are."""
+    """Photographs become JPEG, diagrams stay as they are."""
     if source.stat().st_size < LARGE:
         shutil.copy(source, target)
         return target
     with Image.open(source) as image:
-        image.convert("RGB").save(target.with_suffix(".jpg"), quality=88, subsampling=0, optimize=True)
+        image.convert("RGB").save(target.with_suffix(".jpg"), quality=78, optimize=True)
     return target.with_suffix(".jpg")
 
 
