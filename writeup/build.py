@@ -174,12 +174,15 @@ def curves(found: dict) -> dict:
 
 
 def listing(file: str, name: str) -> str:
-    """The source of a function or class, without the marks of the starter."""
+    """The source of a function, or of a class without its docstring; without the marks of the starter."""
     text = (ROOT / file).read_text(encoding="utf-8")
     node: ast.AST = ast.parse(text)
     for part in name.split("."):
         node = next(inner for inner in ast.iter_child_nodes(node) if getattr(inner, "name", None) == part)
-    lines = text.splitlines()[node.lineno - 1 : node.end_lineno]
+    docstring = range(node.body[0].lineno, node.body[0].end_lineno + 1) \
+        if isinstance(node, ast.ClassDef) and ast.get_docstring(node) else ()
+    lines = [line for number, line in enumerate(text.splitlines(), 1)
+             if node.lineno <= number <= node.end_lineno and number not in docstring]
     kept = [line for line in lines if not re.match(r"\s*# (BEGIN SOLUTION|END SOLUTION|STARTER:)", line)]
     indent = len(kept[0]) - len(kept[0].lstrip())
     return re.sub(r"\n{3,}", "\n\n", "\n".join(line[indent:] for line in kept))

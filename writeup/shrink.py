@@ -7,6 +7,7 @@ import argparse
 import os
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 LARGE = 300_000  # bytes
@@ -23,8 +24,11 @@ def shrink(path: Path) -> bool:
     colours = [values[i : i + 3] for i in range(0, len(values), 3)]
     colours[colours.index(max(colours, key=sum))] = [255, 255, 255]  # paper stays white
     palette.putpalette([value for colour in colours for value in colour])
+    small = rgb.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    is_paper = Image.fromarray((np.asarray(rgb) == 255).all(axis=2))  # Pillow's search for the nearest colour is rough
+    small.paste(colours.index([255, 255, 255]), mask=is_paper)
     part = path.with_suffix(".part")
-    rgb.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(part, "PNG", optimize=True)
+    small.save(part, "PNG", optimize=True)
     os.replace(part, path)
     return True
 
