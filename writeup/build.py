@@ -66,6 +66,8 @@ OTHERS = {
     "self_check": f"python main.py ../data {BEST} -a --self-check",
 }
 COMMANDS = {name: command for name, (_, command) in (MAIN_SHEET | COMPANIONS).items()} | OTHERS
+# Columns and names that results of earlier commits call otherwise.
+RENAMED = {"loudest tenth": "top tenth", "own (unfold)": "custom (unfold)", "own (flat)": "custom (flat)"}
 ONE_ROW_A_NETWORK = {"compare": "network", "attacked": "network", "curves": "run"}
 LARGE = 200_000  # bytes: figures above this that have many colours are photographs
 LISTINGS = {
@@ -90,7 +92,14 @@ LISTINGS = {
 def read(stem: Path) -> dict | None:
     """A result as its JSON, else as the rows of its CSV; None if neither is there."""
     if (path := stem.with_suffix(".json")).exists():
-        return json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if "rows" in result:
+            result["rows"] = [{RENAMED.get(key, key): RENAMED.get(value, value) if isinstance(value, str) else value
+                               for key, value in row.items()} for row in result["rows"]]
+        if made_by := result.get("made_by"):
+            made_by.setdefault("machine", f"{made_by.get('cpu', '?')}, {made_by.get('cores', '?')} cores")
+            made_by["command"] = made_by["command"].removeprefix("python ").replace("-m labs.", "-m labs ")
+        return result
     if (path := stem.with_suffix(".csv")).exists():
         with path.open(encoding="utf-8", newline="") as file:
             return {"rows": [{key: as_number(value) for key, value in row.items()} for row in csv.DictReader(file)]}
@@ -108,9 +117,14 @@ def as_number(text: str) -> float | int | str:
 
 def find(results: Path, name: str) -> dict | None:
     """A result of the main sheet from the first folder that has it, with `label` and `file`."""
-    stem, found = MAIN_SHEET[name][0], []
+    found = []
     for folder, label in FOLDERS.items():
-        if (result := read(results / folder / stem)) is not None:
+        stem = MAIN_SHEET[name][0]
+        result = read(results / folder / stem)
+        if result is None and name == "attacked":
+            stem = "attack"
+            result = attack_rows(read(results / folder / stem))
+        if result is not None:
             for row in result.get("rows", []):
                 row["data"] = label
             found.append({**result, "label": label, "file": f"results/{folder}/{stem}"})
@@ -126,6 +140,16 @@ def find(results: Path, name: str) -> dict | None:
                 first["label"] += f" and {other['label']}"
             first["series"] = {**other.get("series", {}), **first.get("series", {})}
     return first
+
+
+def attack_rows(attack: dict | None) -> dict | None:
+    """results.json of `main.py -a` as the table of `labs attacked`, with one row."""
+    if attack is None:
+        return None
+    row = {"network": attack["model"]}
+    for title, k in (("top-1", "top1"), ("top-5", "top5")):
+        row |= {f"{title} {kind}": attack[kind][k] for kind in ("clean", "adversarial", "difference")}
+    return {"rows": [row], "made_by": attack["made_by"]}
 
 
 def plain(name: str) -> str:
@@ -226,7 +250,10 @@ def collect_figures(results: Path, tree: Path) -> dict:
             name = (path.relative_to(results) if folder == "labs" else path.relative_to(base)).as_posix()
             found[name] = {"path": f"figures/{folder}-{name.replace('/', '-')}", "label": label, "from": path}
     for figure in found.values():
-        figure["path"] = put(figure.pop("from"), tree / figure["path"]).relative_to(tree).as_posix()
+        source = figure.pop("from")
+        with Image.open(source) as image:
+            figure["aspect"] = image.height / image.width
+        figure["path"] = put(source, tree / figure["path"]).relative_to(tree).as_posix()
     return found
 
 
