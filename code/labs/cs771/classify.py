@@ -55,9 +55,11 @@ def open_network(args: argparse.Namespace) -> Trained:
     images = torch.stack([transform(load_image(photo)) for photo in args.photos])
     model = build_model(name, len(saved["classes"]), images[:1], networks.convolution_of(saved.get("settings", {})),
                         saved=saved, path=args.resume)
-    labels = torch.zeros(len(images), dtype=torch.long)  # unknown; the assignment's attack does not need them
-    return Trained(name, name, model, saved, images, labels, saved["classes"],
-                   hardware.set_up(args.device, model, images[:1]), batch=50)
+    unknown = torch.zeros(len(images), dtype=torch.long)
+    network = Trained(name, name, model, saved, images, unknown, saved["classes"],
+                      hardware.set_up(args.device, model, images[:1]), batch=50)
+    network.labels = network.logits().argmax(1)  # an untargeted attack leads away from what the network says
+    return network
 
 
 def top(scores: Tensor, names: list[str]) -> list[tuple[str, float]]:
