@@ -20,15 +20,7 @@ from libs.checks.registry import Check, Mismatch, expect, expect_close, run_chec
 
 REFERENCE = (CODE / "student_code.py").read_text(encoding="utf-8")
 MUTANTS = [*FIRST, *SECOND]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The tensors are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -98,20 +90,16 @@ def test_a_mutant_of_each_part_fails(judge, part):
     assert_fails(judge, part, mutant.name, mutant.source(REFERENCE))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("part", check.PARTS)
-def test_every_mutant_fails(judge, part):
-    for mutant in MUTANTS:
-        if mutant.part == part:
-            assert_fails(judge, part, mutant.name, mutant.source(REFERENCE))
+WRONG_FILES = [*((one.part, one.name, one.source(REFERENCE)) for one in MUTANTS),
+               *((one.part, one.name, f"{REFERENCE}\n\n{one.source}") for one in WRONG)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", check.PARTS)
-def test_every_wrong_variant_of_the_autograder_fails(judge, part):
-    for variant in WRONG:
-        if variant.part == part:
-            assert_fails(judge, part, variant.name, f"{REFERENCE}\n\n{variant.source}")
+def test_every_mutant_and_every_wrong_variant_of_the_autograder_fails(judge, part):
+    for where, name, source in WRONG_FILES:
+        if where == part:
+            assert_fails(judge, part, name, source)
 
 
 @pytest.mark.slow

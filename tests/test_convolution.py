@@ -14,14 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import test_conv
 from student_code import CustomConv2d, custom_conv2d
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The tensors are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Watch(TorchDispatchMode):

@@ -8,6 +8,8 @@ import textwrap
 import pytest
 from conftest import CODE, write_scenes
 
+from autograder.variants import textbook
+
 pytestmark = pytest.mark.slow
 
 # Small files written for this test in the shape of each year: what they import, define and take.
@@ -101,42 +103,7 @@ SALIENCY = """
 
     default_visfunction = vis_grad_attention
 """
-ATTENTION = """
-    class Attention(nn.Module):
-        def __init__(self, dim, num_heads=8, qkv_bias=True):
-            super().__init__()
-            self.num_heads, self.scale = num_heads, (dim // num_heads) ** -0.5
-            self.qkv, self.proj = nn.Linear(dim, dim * 3, bias=qkv_bias), nn.Linear(dim, dim)
-
-        def forward(self, x):
-            B, H, W, _ = x.shape
-            qkv = self.qkv(x).reshape(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-            q, k, v = qkv.reshape(3, B * self.num_heads, H * W, -1).unbind(0)
-            x = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
-            return self.proj(x.view(B, self.num_heads, H, W, -1).permute(0, 2, 3, 1, 4).reshape(B, H, W, -1))
-"""
-BLOCK = """
-    class TransformerBlock(nn.Module):
-        def __init__(self, dim, num_heads, mlp_ratio=4.0, qkv_bias=True, drop_path=0.0, norm_layer=nn.LayerNorm,
-                     act_layer=nn.GELU, window_size=0):
-            super().__init__()
-            self.norm1, self.norm2 = norm_layer(dim), norm_layer(dim)
-            self.attn = Attention(dim, num_heads=num_heads, qkv_bias=qkv_bias)
-            self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
-            self.mlp = MLP(in_features=dim, hidden_features=int(dim * mlp_ratio), act_layer=act_layer)
-            self.window_size = window_size
-
-        def forward(self, x):
-            shortcut, x = x, self.norm1(x)
-            if self.window_size > 0:
-                H, W = x.shape[1], x.shape[2]
-                x, pad_hw = window_partition(x, self.window_size)
-            x = self.attn(x)
-            if self.window_size > 0:
-                x = window_unpartition(x, self.window_size, pad_hw, (H, W))
-            x = shortcut + self.drop_path(x)
-            return x + self.drop_path(self.mlp(self.norm2(x)))
-"""
+ATTENTION, BLOCK = (textwrap.indent(text, "    ") for text in (textbook.ATTENTION, textbook.BLOCK))
 TRANSFORMS = """
     def get_train_transforms({parameter}):
         return transforms.Compose([transforms.Scale(144), transforms.RandomHorizontalFlip(),

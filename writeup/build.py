@@ -25,23 +25,16 @@ FOLDERS = {"miniplaces": "MiniPlaces", "miniplaces10": "ten classes"}
 BEST = "--resume ../logs/exp_timestamp/models/model_best.pth.tar"
 
 # Result -> (file below results/ or below one of FOLDERS, the command that makes it, from code/).
+ON_THE_BEST = ["compare", "classes", "attacked", "sweep", "noise", "gallery", "saliency", "cam", "features"]
 MAIN_SHEET = {
     "simplenet": ("simplenet", "python main.py ../data --epochs 60"),
     "evaluate": ("evaluate", f"python main.py ../data {BEST} -e"),
     "curves": ("curves", "python -m labs curves ../logs/exp_timestamp"),
-    "compare": ("compare", f"python -m labs compare ../data {BEST}"),
-    "classes": ("classes", f"python -m labs classes ../data {BEST}"),
     "convolutions": ("convolutions", "python -m labs convolutions ../data --epochs 10"),
-    "attacked": ("attacked", f"python -m labs attacked ../data {BEST}"),
-    "sweep": ("sweep", f"python -m labs sweep ../data {BEST}"),
-    "noise": ("noise", f"python -m labs noise ../data {BEST}"),
     "strong": ("strong/noise", f"python -m labs noise ../data {BEST} --strong --out ../results/miniplaces/strong"),
-    "gallery": ("gallery", f"python -m labs gallery ../data {BEST}"),
     "robust": ("robust", "python -m labs robust ../data --resume ../logs/exp_timestamp/models/checkpoint.pth.tar"),
-    "saliency": ("saliency", f"python -m labs saliency ../data {BEST}"),
-    "cam": ("cam", f"python -m labs cam ../data {BEST}"),
     "vit_cam": ("vit/cam", f"python -m labs cam ../data {BEST} --out ../results/miniplaces/vit"),
-    "features": ("features", f"python -m labs features ../data {BEST}"),
+    **{lab: (lab, f"python -m labs {lab} ../data {BEST}") for lab in ON_THE_BEST},
 }
 NETWORK = "--network squeezenet1_1"
 COMPANIONS = {
@@ -70,19 +63,15 @@ COMMANDS = {name: command for name, (_, command) in (MAIN_SHEET | COMPANIONS).it
 RENAMED = {"loudest tenth": "top tenth", "own (unfold)": "custom (unfold)", "own (flat)": "custom (flat)"}
 ONE_ROW_A_NETWORK = {"compare": "network", "attacked": "network", "curves": "run"}
 LARGE = 200_000  # bytes: figures above this that have many colours are photographs
+LABS = "code/labs/cs5787"
 LISTINGS = {
-    "convolution": ("code/student_code.py", "CustomConv2DFunction"),
-    "attention": ("code/student_code.py", "Attention.forward"),
-    "pgd": ("code/student_code.py", "PGDAttack.perturb"),
-    "adversarial": ("code/student_code.py", "AdvSimpleNet"),
-    "saliency": ("code/student_code.py", "GradAttention.explain"),
-    "topk": ("code/labs/cs5787/pretrained.py", "topk"),
-    "feature_maps": ("code/extras/explain.py", "feature_maps"),
-    "transfer": ("code/labs/cs5787/transfer.py", "fit"),
-    "mish": ("code/labs/cs5787/mish_cnn.py", "MishCNN"),
-    "residual": ("code/labs/cs5787/mish_cnn.py", "Residual"),
-    "better": ("code/labs/cs5787/mish_cnn.py", "Better"),
-    "fool": ("code/labs/cs5787/fooling.py", "fool"),
+    **{listing: ("code/student_code.py", name) for listing, name in {
+        "convolution": "CustomConv2DFunction", "attention": "Attention.forward", "pgd": "PGDAttack.perturb",
+        "adversarial": "AdvSimpleNet", "saliency": "GradAttention.explain"}.items()},
+    **{listing: (f"{LABS}/mish_cnn.py", name) for listing, name in {
+        "mish": "MishCNN", "residual": "Residual", "better": "Better"}.items()},
+    "topk": (f"{LABS}/pretrained.py", "topk"), "transfer": (f"{LABS}/transfer.py", "fit"),
+    "fool": (f"{LABS}/fooling.py", "fool"), "feature_maps": ("code/extras/explain.py", "feature_maps"),
 }
 
 
