@@ -6,9 +6,8 @@ import sys
 import textwrap
 
 import pytest
-from conftest import CODE, write_scenes
-
 from autograder.variants import textbook
+from conftest import CODE, write_scenes
 
 pytestmark = pytest.mark.slow
 
