@@ -234,20 +234,24 @@ def conv_bn(conv_op, in_channels: int, out_channels: int, kernel_size: int, stri
                     bias=False), nn.BatchNorm2d(out_channels)]
 
 
-class Downscale(nn.Module):
-    """Two residual blocks of two 3x3 convolutions; the first has stride 2 and a 1x1 projection shortcut."""
+class ResidualBlock(nn.Module):
+    """ReLU(shortcut(x) + two 3x3 convolutions of x). N,Ci,H,W -> N,Co,H/stride,W/stride (rounded up)."""
 
-    def __init__(self, conv_op, in_channels: int, out_channels: int):
+    def __init__(self, conv_op, in_channels: int, out_channels: int, stride: int = 1):
         super().__init__()
-        self.body = nn.Sequential(*conv_bn(conv_op, in_channels, out_channels, 3, stride=2), relu(),
+        self.body = nn.Sequential(*conv_bn(conv_op, in_channels, out_channels, 3, stride), relu(),
                                   *conv_bn(conv_op, out_channels, out_channels, 3))
-        self.residual = nn.Sequential(*conv_bn(conv_op, in_channels, out_channels, 1, stride=2))
-        self.refine = nn.Sequential(*conv_bn(conv_op, out_channels, out_channels, 3), relu(),
-                                    *conv_bn(conv_op, out_channels, out_channels, 3))
+        projection = [] if stride == 1 else conv_bn(conv_op, in_channels, out_channels, 1, stride)
+        self.shortcut = nn.Sequential(*projection)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.body(x) + self.residual(x))
-        return F.relu(x + self.refine(x))
+        return F.relu(self.shortcut(x) + self.body(x))
+
+
+def stage(conv_op, in_channels: int, out_channels: int) -> nn.Sequential:
+    """Two residual blocks, the first of which halves the size."""
+    return nn.Sequential(ResidualBlock(conv_op, in_channels, out_channels, stride=2),
+                         ResidualBlock(conv_op, out_channels, out_channels))
 
 
 class MultiScaleNet(nn.Module):
@@ -261,7 +265,7 @@ class MultiScaleNet(nn.Module):
         super().__init__()
         widths = 64, 128, 256, 512
         self.stem = nn.Sequential(*conv_bn(conv_op, 3, widths[0], 7, stride=2), relu())
-        self.scales = nn.ModuleList(Downscale(conv_op, a, b) for a, b in pairwise(widths))
+        self.scales = nn.ModuleList(stage(conv_op, a, b) for a, b in pairwise(widths))
         self.heads = nn.ModuleList(nn.Sequential(*conv_bn(conv_op, width, 512, 1), relu()) for width in widths)
         self.fc = nn.Linear(4 * 512, num_classes)
         init_weights(self)
@@ -272,6 +276,29 @@ class MultiScaleNet(nn.Module):
             features.append(scale(features[-1]))
         pooled = [head(feature).mean((2, 3)) for head, feature in zip(self.heads, features)]  # 4 x (N, 512)
         return self.fc(torch.cat(pooled, dim=1))
+
+
+class ResidualNet(nn.Module):
+    """A ResNet (He et al. 2016) for accuracy by the minute on a CPU: 7.7 million parameters. N,3,H,W -> N,num_classes.
+
+    Most of its work is in 3x3 convolutions with many channels at 1/8 and 1/16 of the size, which run nearest to a
+    processor's peak.
+    """
+
+    def __init__(self, conv_op=nn.Conv2d, num_classes=100):
+        super().__init__()
+        # Two 3x3 convolutions of stride 2 reach 1/4 of the size (He et al. 2019, "ResNet-D"). SimpleNet's 7x7 with
+        # max-pooling works on large, thin feature maps, where a CPU waits for memory.
+        stem = [*conv_bn(conv_op, 3, 32, 3, stride=2), relu(), *conv_bn(conv_op, 32, 64, 3, stride=2), relu()]
+        # One block at 1/4, where pixels are many and edges suffice; two at each scale below.
+        self.features = nn.Sequential(*stem, ResidualBlock(conv_op, 64, 64), stage(conv_op, 64, 128),
+                                      stage(conv_op, 128, 256), stage(conv_op, 256, 384))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(384, num_classes)
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.avgpool(self.features(x)).flatten(1))
 # END SOLUTION
 
 

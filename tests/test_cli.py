@@ -220,7 +220,7 @@ def test_attack_gives_clean_adversarial_and_difference(trained, drive, scenes):
         assert word in run.out
 
 
-@pytest.mark.parametrize("name", ["adv-simplenet", "customnet", "msn", "vit"])
+@pytest.mark.parametrize("name", ["adv-simplenet", "customnet", "msn", "residual", "vit"])
 def test_every_model_trains_and_is_recognised_by_its_checkpoint(drive, scenes, name):
     run = drive(scenes, "--model", name, "--epochs", 1, "-b", 8, "--lr", 0.01)
     assert run.code == 0, run.out

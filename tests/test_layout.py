@@ -130,7 +130,7 @@ def test_importing_a_file_does_nothing(tmp_path):
 # --------------------------------------------------------------------------------------------- size, form
 
 # The whole sheet in its order, which students hand in as one file; ten drawings, each of which stands alone.
-LINES = {"student_code": 600, "demo.data": 420}
+LINES = {"student_code": 620, "demo.data": 420}
 READ = {**PROJECT, **AUTOGRADER}
 
 

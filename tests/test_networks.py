@@ -6,10 +6,10 @@ from torch import nn
 
 import student_code
 from libs import networks
-from student_code import AdvSimpleNet, CustomConv2d, CustomNet, MultiScaleNet, SimpleNet, SkipBlock
+from student_code import AdvSimpleNet, CustomConv2d, CustomNet, MultiScaleNet, ResidualNet, SimpleNet, SkipBlock
 from utils import BadInput
 
-CNNS = [SimpleNet, AdvSimpleNet, CustomNet, MultiScaleNet]
+CNNS = [SimpleNet, AdvSimpleNet, CustomNet, MultiScaleNet, ResidualNet]
 
 
 def test_simplenet_is_the_stock_architecture():
@@ -48,7 +48,7 @@ def test_every_parameter_learns(make):
     assert not idle
 
 
-@pytest.mark.parametrize("make", [SimpleNet, CustomNet, MultiScaleNet])
+@pytest.mark.parametrize("make", [SimpleNet, CustomNet, MultiScaleNet, ResidualNet])
 def test_built_from_the_own_convolution_it_is_the_same_network(make):
     ours, theirs = make(CustomConv2d, 5).eval(), make(num_classes=5).eval()
     assert not any(isinstance(m, nn.Conv2d) for m in ours.modules())

@@ -20,7 +20,7 @@ from utils import IMAGENET_MEAN, IMAGENET_STD, BadInput
 # that lab; its module has build(name, num_classes) and VAL, its validation transform.
 NETWORKS = {
     "simplenet": "student_code:SimpleNet", "adv-simplenet": "student_code:AdvSimpleNet",
-    "customnet": "student_code:CustomNet", "msn": "student_code:MultiScaleNet",
+    "customnet": "student_code:CustomNet", "msn": "student_code:MultiScaleNet", "residual": "student_code:ResidualNet",
     "vit": "student_code:default_vit_model", "default-cnn": "student_code:default_cnn_model",
     "resnet18": "torchvision.models:resnet18",
     "cifar-resnet": "labs.cnn_hw3.cifar_resnet:build", "mish-plain": "labs.cs5787.mish_cnn:build",
