@@ -21,6 +21,8 @@ EXCLUDED_FILES = ("*.pyc", "*.pth", "*.pth.tar", "*.pt", "*.ckpt", "*.safetensor
                   "*.tar.gz", "*.tgz", "*.part", "events.out.tfevents.*", ".*")
 # Starts with /name/, ~/ or C:\\. The categories of MiniPlaces (/a/abbey) have a single letter there.
 ABSOLUTE_PATH = re.compile(r"/\w\w+/|/u/|~/|[A-Za-z]:[\\/]")
+SEARCHES = {"replace", "split", "rsplit", "partition", "rpartition", "startswith", "endswith", "removeprefix",
+            "removesuffix", "find", "rfind", "index", "count", "strip", "lstrip", "rstrip"}  # of str, for text inside
 QUOTED = re.compile(r"""["']([^"']+)["']""")
 
 
@@ -122,14 +124,30 @@ def absolute_paths(path: Path) -> list[tuple[int, str]]:
 
 
 def python_strings(text: str) -> list[tuple[int, str]]:
-    """(line, value) of the string constants of Python code except docstrings; [] if it does not parse."""
+    """(line, value) of the string constants of Python code that may be paths; [] if it does not parse."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    excluded = {id(text) for node in ast.walk(tree) for text in no_paths(node)}
     return [(node.lineno, node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)
-            and isinstance(node.value, str) and id(node) not in docstrings]
+            and isinstance(node.value, str) and id(node) not in excluded]
+
+
+def no_paths(node: ast.AST) -> list[ast.expr]:
+    """The parts of an expression that are no path by themselves: docstrings, what follows in an f-string or after +,
+    and what is searched for in another string."""
+    if isinstance(node, ast.Expr):
+        return [node.value]
+    if isinstance(node, ast.JoinedStr):
+        return node.values[1:]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return [node.right]
+    if isinstance(node, ast.Compare) and isinstance(node.ops[0], (ast.In, ast.NotIn)):
+        return [node.left]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SEARCHES:
+        return node.args
+    return []
 
 
 def quoted_strings(text: str) -> list[tuple[int, str]]:

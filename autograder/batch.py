@@ -1,32 +1,31 @@
-"""Grade a folder of submissions: a CSV table, a class summary, and a cache, so that an interrupted run resumes."""
+"""Grade a folder of submissions into a CSV table, with a cache, so that an interrupted run resumes."""
 
-import csv
 import hashlib
-import io
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
-from autograder import report, rubric
+from autograder import class_table, report
+from autograder.class_table import Entry
 from autograder.grade import fingerprint
 from autograder.intake import CannotGrade
+from autograder.roster import GRADESCOPE, GRADESCOPE_METADATA, Owner
 from autograder.solution import ROOT
-from autograder.text import escape_markdown, normalize, printable
+from autograder.tables import write_csv
+from autograder.text import printable
 
 TIMEOUT = 1200  # seconds for one submission; grade.PART_SECONDS limits each part
 
 
 def find_submissions(folder: Path, outputs: list[Path]) -> list[Path]:
-    """Everything in `folder` but hidden files and `outputs`: what is no submission gets a row that says what it is.
+    """Everything in `folder` but hidden files, `outputs` and Gradescope's metadata; what is no submission gets a row.
 
     Raises CannotGrade if there is nothing.
     """
@@ -34,35 +33,45 @@ def find_submissions(folder: Path, outputs: list[Path]) -> list[Path]:
         raise CannotGrade(f"{folder}: there is no such folder")
     written = {path.resolve() for path in outputs}
     found = [path for path in sorted(folder.iterdir())
-             if not path.name.startswith(".") and path.resolve() not in written]
+             if not path.name.startswith(".") and path.name != GRADESCOPE_METADATA and path.resolve() not in written]
     if not found:
         raise CannotGrade(f"{folder}: contains no zip and no folder with code/ in it")
     return found
 
 
-def grade_all(folder: Path, csv_path: Path, jobs: int, options: dict, log=print) -> list[dict]:
-    """Grade all submissions in `folder`, `jobs` in parallel. Returns the rows of the table.
+def grade_all(owners: dict[Path, Owner], csv_path: Path, jobs: int, options: dict, log=print) -> list[Entry]:
+    """Grade all submissions, `jobs` in parallel. `options`: seed, year.
 
-    Writes `csv_path`, and beside it each results.json (`.marks/`) and the class summary (`.md`). `options`: seed, year.
+    Writes `csv_path`, a row for each as soon as it is graded, and beside it each results.json (`.marks/`).
     """
-    marks = csv_path.with_suffix(".marks")
+    marks = marks_folder(csv_path)
     marks.mkdir(parents=True, exist_ok=True)
-    outputs = [csv_path, marks, csv_path.with_suffix(".md")]
-    paths, rows, results, began = find_submissions(folder, outputs), {}, {}, time.monotonic()
+    entries, began = [], time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {path: pool.submit(grade_one, path, marks, options) for path in paths}
+        futures = {path: pool.submit(grade_one, path, marks, options) for path in owners}
         try:
-            for done, (path, result) in enumerate(futures.items(), 1):
-                results[path], fresh = result.result()
-                rows[path] = row(printable(path.name), results[path])
-                write_table(csv_path, list(rows.values()))
-                log(f"{done}/{len(paths)} {rows[path]['name']}: {rows[path]['status']}, {rows[path]['points']:g} "
-                    f"points{'' if fresh else ' (cached)'}, {time.monotonic() - began:.0f} s")
+            for path, future in futures.items():
+                results, fresh = future.result()
+                entries.append(Entry(path, results, owners[path]))
+                write_csv(csv_path, class_table.columns(entries), list(map(class_table.row, entries)))
+                done = f"graded, {results['score']:g} points" if entries[-1].mark else "not graded"
+                log(f"{len(entries)}/{len(owners)} {entries[-1].name}: {done}{'' if fresh else ' (cached)'}, "
+                    f"{time.monotonic() - began:.0f} s")
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
-    write_text(csv_path.with_suffix(".md"), class_summary(results))
-    return list(rows.values())
+    return entries
+
+
+def marks_folder(csv_path: Path) -> Path:
+    return csv_path.with_suffix(".marks")
+
+
+def seed_before(csv_path: Path) -> int | None:
+    """The seed of an earlier run into the same table: with it, what was graded need not be graded again."""
+    seeds = (read_cached(path).get("results", {}).get("extra_data", {}).get("mark", {}).get("seed")
+             for path in sorted(marks_folder(csv_path).glob("*.json")))
+    return next((seed for seed in seeds if seed is not None), None)
 
 
 def grade_one(path: Path, marks: Path, options: dict) -> tuple[dict, bool]:
@@ -106,6 +115,7 @@ def grade_in_subprocess(path: Path, options: dict) -> dict:
     with tempfile.TemporaryDirectory(prefix="batch-") as folder:
         out = Path(folder) / "results.json"
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        flags += ["--handed-in"] * bool(GRADESCOPE.fullmatch(path.name))  # an unpacked zip
         command = [sys.executable, "-m", "autograder", "grade", str(path.resolve()), "--json", str(out), *flags]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
@@ -139,81 +149,3 @@ def installed_version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "none"
-
-
-def row(name: str, results: dict) -> dict:
-    """One row of the CSV table."""
-    mark = results["extra_data"].get("mark")
-    if mark is None:
-        return {"name": name, "status": "not graded", "points": 0.0, "why": results["output"]}
-    parts = {part["name"]: round(sum(verdict["points"] for verdict in part["verdicts"]), 2) for part in mark["parts"]
-             if not part["manual"]}
-    failed = [f"{part['name']}: {verdict['title']}" for part in mark["parts"] if not part["manual"]
-              for verdict in part["verdicts"] if verdict["feedback"]]
-    return {"name": name, "status": "graded", "points": mark["points"], **parts,
-            "hand-in": -round(len(mark["violations"]) * rubric.RULE_PENALTY * rubric.REGULAR, 2),
-            "seed": mark["seed"], "seconds": mark["seconds"], "review": len(mark["review"]),
-            "isolation": report.isolation(mark["level"]).removeprefix("isolation: "), "failed": "; ".join(failed),
-            "why": "; ".join(mark["violations"] + mark["notes"])}
-
-
-COLUMNS = ["name", "status", "points", *rubric.PARTS, "hand-in", "seed", "seconds", "review", "isolation", "failed",
-           "why"]
-
-
-def write_table(path: Path, rows: list[dict]) -> None:
-    """Write the CSV atomically; a leading quote keeps spreadsheets from reading text as a formula."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="")
-    writer.writeheader()
-    writer.writerows({key: f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
-                      for key, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-    os.replace(part, path)
-
-
-def class_summary(results: dict[Path, dict]) -> str:
-    """Markdown: points, how many passed each check, the most frequent failures with examples."""
-    marks, ungraded = [], []
-    for path, content in results.items():
-        if "mark" in content["extra_data"]:
-            marks.append((escape_markdown(path.name), content["extra_data"]["mark"]))
-        else:
-            ungraded.append((escape_markdown(path.name), escape_markdown(content["output"])))
-    lines = ["# The class", "", f"{len(marks)} graded, {len(ungraded)} not graded."]
-    if marks:
-        points = [mark["points"] for _, mark in marks]
-        lines += [f"Automatic points: median {statistics.median(points):g}, from {min(points):g} to "
-                  f"{max(points):g}.", "",
-                  "| check | passed | of |", "|---|---|---|"]
-        passed, failures = Counter(), defaultdict(list)
-        for name, mark in marks:
-            for part, verdict in verdicts(mark):
-                passed[f"{part['name']}: {verdict['title']}"] += not verdict["feedback"]
-            for sentence in failure_reasons(mark):
-                failures[sentence].append(name)
-        lines += [f"| {title} | {count} | {len(marks)} |" for title, count in passed.items()]
-        lines += ["", "## Most frequent failures", ""]
-        lines += [f"- {len(names)} x {escape_markdown(sentence)} (e.g. {', '.join(names[:3])})"
-                  for sentence, names in sorted(failures.items(), key=lambda item: -len(item[1]))[:20]]
-    if ungraded:
-        lines += ["", "## Not graded", "", *[f"- {name}: {why}" for name, why in ungraded]]
-    return "\n".join(lines) + "\n"
-
-
-def failure_reasons(mark: dict) -> set[str]:
-    """The distinct reasons of one submission, once per part, or a single one if all checks failed for it."""
-    failed = [(part["name"], normalize(verdict["feedback"])) for part, verdict in verdicts(mark) if verdict["feedback"]]
-    if len({stderr for _, stderr in failed}) == 1 and len(failed) == len(list(verdicts(mark))):
-        return {f"all parts: {failed[0][1]}"}
-    return {f"{part}: {stderr}" for part, stderr in failed}
-
-
-def verdicts(mark: dict):
-    return ((part, verdict) for part in mark["parts"] if not part["manual"] for verdict in part["verdicts"])

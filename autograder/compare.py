@@ -9,16 +9,21 @@ class CheckFailed(Exception):
     """A check failed. The message is the feedback for the student."""
 
 
+class Remark(Exception):
+    """A check passed, and the student is told something that costs nothing: the message becomes a note in the mark."""
+
+
 def format_shape(array: np.ndarray) -> str:
     return "x".join(map(str, array.shape)) or "a single number"
 
 
 def expect_close(name: str, got: np.ndarray | None, expected: np.ndarray, case: str = "",
-                 mistakes: Iterable[tuple[str, np.ndarray]] = (), tolerance: float = 1e-6) -> None:
+                 mistakes: Iterable[tuple[str, np.ndarray]] = (), tolerance: float = 1e-6,
+                 within: np.ndarray | float | None = None) -> None:
     """Raise CheckFailed unless `got` equals `expected` within `tolerance` times its largest absolute value.
 
-    `name` and `case` describe the array and the configuration. `mistakes`: (sentence, result) of known mistakes; the
-    feedback names the first one whose result equals `got`.
+    `within`: absolute tolerances instead (autograder.rounding). `name` and `case` describe the array and the
+    configuration. `mistakes`: (sentence, result) of known mistakes; the feedback names the first whose result is `got`.
     """
     case = f" ({case})" if case else ""
     if got is None:
@@ -30,15 +35,18 @@ def expect_close(name: str, got: np.ndarray | None, expected: np.ndarray, case: 
     if not np.isfinite(got).all():
         raise CheckFailed(f"{name}{case} holds {'NaN' if np.isnan(got).any() else 'infinity'}: the first at index "
                           f"{first_index(~np.isfinite(got))}")
-    if not is_close(got, expected, tolerance):
-        off = np.abs(got - expected) > tolerance * max_abs(expected)
+    if not is_close(got, expected, tolerance, within):
+        off = np.abs(got - expected) > (tolerance * max_abs(expected) if within is None else within)
         index, hint = first_index(off), matching_mistake(got, mistakes, tolerance)
         raise CheckFailed(f"{name}{case} is wrong in {off.sum()} of {off.size} values: the first at index {index} is "
                           f"{got[index]:.4g}, expected {expected[index]:.4g}{hint}")
 
 
-def is_close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-6) -> bool:
-    return got.shape == expected.shape and bool(np.all(np.abs(got - expected) <= tolerance * max_abs(expected)))
+def is_close(got: np.ndarray, expected: np.ndarray, tolerance: float = 1e-6,
+             within: np.ndarray | float | None = None) -> bool:
+    """Whether the shapes are equal and the values differ by at most `tolerance` times the largest, or `within`."""
+    limit = tolerance * max_abs(expected) if within is None else within
+    return got.shape == expected.shape and bool(np.all(np.abs(got - expected) <= limit))
 
 
 def max_abs(expected: np.ndarray) -> float:
@@ -47,7 +55,7 @@ def max_abs(expected: np.ndarray) -> float:
 
 def matching_mistake(got: np.ndarray, mistakes: Iterable[tuple[str, np.ndarray]], tolerance: float = 1e-6) -> str:
     """The sentence of the first known mistake whose result equals `got`, or an empty string."""
-    return next((f". {sentence}" for sentence, wrong in mistakes if is_close(got, wrong, max(tolerance, 1e-5))), "")
+    return next((f". {sentence}" for sentence, wrong in mistakes if is_close(got, wrong, max(tolerance, 3e-5))), "")
 
 
 def first_index(mask: np.ndarray) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 import autograder.parts  # noqa: F401  (registers the checks)
 from autograder import hand_in, rubric, syntax
 from autograder.checks import Check, checks_of
-from autograder.compare import CheckFailed
+from autograder.compare import CheckFailed, Remark
 from autograder.intake import FolderSource, Submission, read_submission
 from autograder.process import GraderFailed, StudentError, Worker, WorkerDied
 from autograder.solution import write_starter_files
@@ -57,8 +57,9 @@ class Mark:
 
     name: str
     seed: int
+    year: int = 2025  # of the sheet
     parts: list[PartMark] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)  # of the submission rules, each costs RULE_PENALTY
+    violations: list[str] = field(default_factory=list)  # of the submission rules; see rubric.penalty
     notes: list[str] = field(default_factory=list)
     review: list[str] = field(default_factory=list)  # for staff only
     level: dict = field(default_factory=dict)  # isolation: name -> True, or why it is not in force
@@ -66,14 +67,14 @@ class Mark:
 
     @property
     def penalty(self) -> float:
-        return round(len(self.violations) * rubric.RULE_PENALTY * rubric.REGULAR, 2)
+        return rubric.penalty(len(self.violations))
 
     @property
     def points(self) -> float:
         return round(max(0.0, sum(part.points for part in self.parts) - self.penalty), 2)
 
     def to_dict(self) -> dict:
-        return {**asdict(self), "points": self.points}
+        return {**asdict(self), "points": self.points, "penalty": self.penalty}
 
 
 def new_seed() -> int:
@@ -91,15 +92,16 @@ def grade(path: Path, seed: int, only: list[str] | None = None, year: int = 2025
     with tempfile.TemporaryDirectory(prefix="submission-") as folder:
         code, helpers = Path(folder) / "code", Path(folder) / "helpers"
         code.mkdir()
-        submission = read_submission(path, code, write_starter_files(helpers, with_blocks=year <= 2023))
+        submission = read_submission(path, code, write_starter_files(helpers, year))
         submission.is_zip |= handed_in
-        mark = Mark(printable(submission.name), seed, notes=[printable(note) for note in submission.notes])
+        mark = Mark(printable(submission.name), seed, year, notes=[printable(note) for note in submission.notes])
         submission.fatal = printable(submission.fatal)
         mark.violations = [] if only else [printable(rule) for rule in hand_in.violations(submission)]
         mark.review = [printable(line) for line in syntax.review(code)]
-        for name in only or rubric.PARTS:
-            if name in rubric.GIVEN_UNTIL_2023 and year <= 2023:
-                mark.parts.append(manual_part(name, f"helper code in {year}: graded by hand"))
+        for name in only or rubric.parts(year):
+            if name not in rubric.parts(year):
+                title = rubric.PARTS[name][1]
+                mark.parts.append(manual_part(name, 0.0, title, f"given with the sheet of {year}: not graded"))
                 continue
             mark.parts.append(grade_part(name, submission, helpers, mark))
             if year > 2023 and any(words in submission.fatal for words in FILE_OF_2023):
@@ -110,20 +112,20 @@ def grade(path: Path, seed: int, only: list[str] | None = None, year: int = 2025
             mark.seconds = round(time.monotonic() - began, 1)
             on_part_done(mark)
         if not only:
-            mark.parts += [manual_part(name, "graded by hand") for name in rubric.MANUAL]
+            mark.parts += [manual_part(name, points, title) for name, (points, title) in rubric.manual(year).items()]
     on_part_done(mark)
     return mark
 
 
-def manual_part(name: str, why: str) -> PartMark:
+def manual_part(name: str, points: float, title: str, why: str = "") -> PartMark:
     """A part that is listed with 0 points, for staff to fill in."""
-    points, title = {**rubric.PARTS, **rubric.MANUAL}[name]
+    why = why or ("graded by hand" if points else "read by hand: its points are in those of the part")
     return PartMark(name, title, points, [Verdict(why, 0.0, points)], manual=True)
 
 
 def grade_part(name: str, submission: Submission, helpers: Path, mark: Mark) -> PartMark:
     """Run all checks of one part. They share a worker process, which is replaced only if it dies."""
-    points, title = rubric.PARTS[name]
+    points, title = rubric.parts(mark.year)[name]
     began, part = time.monotonic(), PartMark(name, title, points, bonus=name in rubric.BONUS)
     checks = checks_of(name)
     per_weight = points / sum(check.weight for check in checks)
@@ -170,10 +172,13 @@ class Session:
         try:
             check.run(self.ask, rng)
             return ""
+        except Remark as remark:
+            self.mark.notes.append(printable(f"{self.part}: {remark}"))
+            return ""
         except CheckFailed as failed:
             return str(failed)
         except StudentError as error:
-            return exception_feedback(error)
+            return exception_feedback(error, self.part)
         except WorkerDied as error:
             return self._restart_worker(f"your code {error}")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
@@ -191,7 +196,7 @@ class Session:
             self.worker.ask("load", seed=self.mark.seed)
         except StudentError as error:
             self.import_failed = error.kind != "Forbidden"  # convolutions are disabled in this part only
-            self.stop_reason = f"importing student_code.py {exception_feedback(error, importing=True)}"
+            self.stop_reason = f"importing student_code.py {exception_feedback(error, self.part, importing=True)}"
             raise CheckFailed(self.stop_reason) from None
         except WorkerDied as error:
             self.import_failed = True
@@ -225,7 +230,7 @@ class Session:
         self.close()
 
 
-def exception_feedback(error: StudentError, importing: bool = False) -> str:
+def exception_feedback(error: StudentError, part: str, importing: bool = False) -> str:
     """The feedback for an exception of the student's code: what was raised, where, and a hint if there is one."""
     place = [f"{name}:{line}" for name, line, _ in error.where if name == "student_code.py"]
     at = f" ({place[-1]})" if place else ""
@@ -239,7 +244,8 @@ def exception_feedback(error: StudentError, importing: bool = False) -> str:
     if error.kind == "Forbidden":
         return f"uses a convolution function{at}: {error.text}"
     source = next((text for name, _, text in reversed(error.where) if name == "student_code.py" and text), "")
-    hint = next((f". {hint}" for words, hint in HINTS.items() if words in f"{error.kind}: {error.text}"), "")
+    hints = {**HINTS, **HINTS_FOR.get(part, {})}
+    hint = next((f". {hint}" for words, hint in hints.items() if words in f"{error.kind}: {error.text}"), "")
     return f"raises {error.kind}: {error.text[:300]}{at}{f', in `{source[:100]}`' if source else ''}{hint}"
 
 
@@ -253,12 +259,13 @@ HINTS = {
                                                ".clone() or .contiguous() make",
     "returned an incorrect number of gradients": "backward returns one gradient for each argument of forward: five, of "
                                                  "which the last two are None",
-    "maximum recursion depth": "Does forward call the attack, which calls forward, which calls the attack? Attack "
-                               "only if self.training, and in evaluation mode",
     "missing 1 required positional argument: 'normalize'": "Is it called while importing?",
     "No module named": "The grader has Python's standard library, torch, torchvision, numpy, OpenCV and the files of "
                        "code/; put your own modules into code/",
 }
+HINTS_FOR = {"adversarial": {
+    "maximum recursion depth": "Does forward call the attack, which calls forward, which calls the attack? Attack "
+                               "only if self.training, and in evaluation mode"}}
 
 
 def fingerprint(path: Path) -> str:

@@ -1,6 +1,6 @@
-"""Copy the Python files of code/ out of a submission, a zip or a folder.
+"""Copy the Python files of code/ out of a submission, a zip or a folder, and small files of settings.
 
-Only Python files are unpacked, each read into memory up to a size limit and written under a checked name: links,
+Nothing else is unpacked; each file is read into memory up to a size limit and written under a checked name: links,
 absolute paths, `..` and zip bombs have no effect. Whatever is left out or unusual gets a note.
 """
 
@@ -8,18 +8,27 @@ import ast
 import io
 import lzma
 import os
+import re
 import stat
 import sys
 import tokenize
 import warnings
 import zipfile
 import zlib
+from collections.abc import Set
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 MAX_FILES = 20_000
 MAX_ZIP, MAX_SOURCE, MAX_TOTAL_SOURCE = 100 << 20, 256 << 10, 1 << 20  # bytes: the zip, one Python file, all of them
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}, the grader's version"
+SETTINGS = {".json", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".txt"}  # which student code may read
+MAX_SETTINGS = 64 << 10  # bytes, of one such file
 IGNORED_FOLDERS = {"__MACOSX", ".git", ".venv", "venv", "__pycache__", "node_modules", ".ipynb_checkpoints"}
+# Names of folders with an earlier version of the work.
+BACKUP = re.compile(r"(?i)(^|[^a-z])(back-?ups?|old(er)?|bak|cop(y|ies)|orig(inals?)?|archived?|drafts?|prev(ious)?|"
+                    r"unused|deprecated|trash|te?mp)([^a-z]|$)")
 RESERVED_MODULES = {"torch", "torchvision", "numpy", "cv2", "autograder", "matplotlib", "sklearn", "scipy", "PIL",
                     "tqdm"}
 OTHER_ARCHIVES = {b"Rar!": "a RAR archive", b"7z\xbc\xaf": "a 7z archive", b"\x1f\x8b": "a gzip file, as tar.gz is",
@@ -40,6 +49,7 @@ class Submission:
     notes: list[str] = field(default_factory=list)  # for student and staff
     fatal: str = ""  # why nothing can be graded automatically: the feedback of every check
     is_zip: bool = False
+    student: PurePosixPath | None = None  # path of the student_code.py that is graded
     tree: ast.Module | None = None  # syntax tree of student_code.py
 
 
@@ -63,9 +73,10 @@ def _read_submission(path: Path, into: Path, starter_files: dict[str, str]) -> S
     submission = Submission(path.stem if source.is_zip else path.resolve().name, into, is_zip=source.is_zip)
     submission.notes += source.notes
     submission.files = [(str(name), size) for name, size in source.files.items()]
-    student = find_student_file(source.files, submission)
-    if student is not None:
-        copy_sources(source, student.parent, into, starter_files, submission)
+    submission.student = find_student_file(source.files, submission)
+    if submission.student is not None:
+        copy_sources(source, submission.student.parent, into, starter_files, submission)
+        copy_settings(source, submission.student.parent, into, submission)
         parse_student_file(into / "student_code.py", submission)
     return submission
 
@@ -168,22 +179,34 @@ def file_kind(path: Path) -> str:
 
 
 def find_student_file(files: dict[PurePosixPath, int], submission: Submission) -> PurePosixPath | None:
-    """The path of student_code.py, preferably in a folder code/, else the one nearest to the root."""
-    found = sorted((name for name in files if name.name == "student_code.py"), key=lambda name: (len(name.parts), name))
-    inside_code = [name for name in found if name.parent.name == "code"]
-    chosen = next(iter(inside_code or found), None)
+    """The path of student_code.py: in a folder code/ beside a report rather than elsewhere, in a backup last."""
+    reported = {folder.parent for name in files for folder in name.parents if folder.name.lower() == "writeup"}
+    found = sorted((name for name in files if name.name == "student_code.py"), key=partial(rank, reported=reported))
+    chosen = next(iter(found), None)
     if chosen is None:
         submission.fatal = missing_file_reason(files)
         return None
     if len(found) > 1:
         others = ", ".join(str(name) for name in found if name != chosen)
         submission.notes.append(f"there are {len(found)} files student_code.py; {chosen} is graded, not {others}")
-    if len(chosen.parts) == 3 and chosen.parent.name == "code":
+    if len(chosen.parts) == 3 and is_code(chosen.parent):
         submission.notes.append(f"all files are in a folder {chosen.parts[0]!r}; code/, writeup/ and results/ are "
                                 "expected in it")
-    elif str(chosen) not in ("code/student_code.py", "student_code.py"):
+    elif str(chosen).lower() not in ("code/student_code.py", "student_code.py"):
         submission.notes.append(f"student_code.py was found at {chosen}; it belongs in code/")
     return chosen
+
+
+def rank(name: PurePosixPath, reported: Set[PurePosixPath]) -> tuple:
+    """Sort key of a student_code.py; the smallest is graded. `reported`: the folders that contain a writeup/."""
+    backups = sum(bool(BACKUP.search(part)) for part in name.parts[:-1])
+    return (backups, not is_code(name.parent), name.parent.parent not in reported, len(name.parts),
+            name.parent.name != "code", name)
+
+
+def is_code(folder: PurePosixPath) -> bool:
+    """Whether a folder is called code, in letters of either case: a rule of hand_in.py is about capitals."""
+    return folder.name.lower() == "code"
 
 
 def missing_file_reason(files) -> str:
@@ -241,6 +264,20 @@ def copy_sources(source, folder: PurePosixPath, into: Path, starter_files: dict[
                                 "your code into student_code.py or into files with other names")
 
 
+def copy_settings(source, folder: PurePosixPath, into: Path, submission: Submission) -> None:
+    """Copy the files of SETTINGS in and below `folder`; one that is too large gets a note."""
+    total = 0
+    for name in sorted(name for name in source.files if name.suffix in SETTINGS and folder in name.parents):
+        data = source.read(name) if total <= MAX_TOTAL_SOURCE else b""
+        total += len(data)
+        if not 0 < len(data) <= MAX_SETTINGS:
+            submission.notes += [f"{name} has more than {MAX_SETTINGS >> 10} kB: left out"] * bool(data)
+            continue
+        target = into / name.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
 def same_text(data: bytes, text: str) -> bool:
     """Whether the contents are equal, apart from line endings."""
     return data.decode("utf-8", errors="replace").replace("\r\n", "\n").strip() == text.strip()
@@ -260,7 +297,7 @@ def parse_student_file(path: Path, submission: Submission) -> None:
         submission.fatal = f"student_code.py is not UTF-8 (line {line}): save it as UTF-8 in your editor"
     except SyntaxError as error:
         shown = f": {error.text.strip()[:80]}" if error.text else ""
-        submission.fatal = f"student_code.py:{error.lineno or 1} is not valid Python ({error.msg}){shown}"
+        submission.fatal = f"student_code.py:{error.lineno or 1} is not valid Python {PYTHON} ({error.msg}){shown}"
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             submission.fatal = "student_code.py is UTF-16: save it as UTF-8 in your editor"
         elif "encoding" in error.msg:

@@ -83,40 +83,47 @@ def attention(x, weights, heads: int, layout="3hd", order="qkv", merge="hd", sca
     return linear(mixed, weights, "proj") if proj else mixed
 
 
-def windowed_attention(x, weights, heads: int, size: int) -> np.ndarray:
+def windowed_attention(x, weights, heads: int, size: int, **layout) -> np.ndarray:
     """Attention in size x size windows, zero-padded at the right and the bottom; size 0: global attention."""
     if size == 0:
-        return attention(x, weights, heads)
+        return attention(x, weights, heads, **layout)
     H, W = x.shape[1:3]
     x = np.pad(x, ((0, 0), (0, -H % size), (0, -W % size), (0, 0)))
     y = np.empty_like(x)
     for i in range(0, x.shape[1], size):
         for j in range(0, x.shape[2], size):
-            y[:, i:i + size, j:j + size] = attention(x[:, i:i + size, j:j + size], weights, heads)
+            y[:, i:i + size, j:j + size] = attention(x[:, i:i + size, j:j + size], weights, heads, **layout)
     return y[:, :H, :W]
 
 
-def layer_norm(x, weights, name: str) -> np.ndarray:
-    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+def layer_norm(x, weights, name: str, eps: float = 1e-5) -> np.ndarray:
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
     return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
-def mlp(x, weights) -> np.ndarray:
-    hidden = linear(x, weights, "fc1")
-    return linear(hidden * 0.5 * (1 + erf(hidden / math.sqrt(2))), weights, "fc2")
+ACTIVATIONS = {"GELU": lambda x: x * 0.5 * (1 + erf(x / math.sqrt(2))), "Tanh": np.tanh}  # by their names in torch.nn
 
 
-def transformer_block(x, weights, heads: int, size: int, factors=(1.0, 1.0)) -> np.ndarray:
-    """Pre-norm block: y = x + f0 * attention(norm1(x)), y + f1 * mlp(norm2(y)). Drop path makes f 0 or 1/keep."""
-    y = x + factors[0] * windowed_attention(layer_norm(x, weights, "norm1"), weights, heads, size)
-    return y + factors[1] * mlp(layer_norm(y, weights, "norm2"), weights)
+def mlp(x, weights, activation: str = "GELU") -> np.ndarray:
+    return linear(ACTIVATIONS[activation](linear(x, weights, "fc1")), weights, "fc2")
+
+
+def transformer_block(x, weights, heads: int, size: int, factors=(1.0, 1.0), eps: float = 1e-5,
+                      activation: str = "GELU", **layout) -> np.ndarray:
+    """Pre-norm block: y = x + f0 * attention(norm1(x)), y + f1 * mlp(norm2(y)). Drop path makes f 0 or 1/keep.
+
+    `layout`: the attention's, see split_heads.
+    """
+    attended = windowed_attention(layer_norm(x, weights, "norm1", eps), weights, heads, size, **layout)
+    y = x + factors[0] * attended
+    return y + factors[1] * mlp(layer_norm(y, weights, "norm2", eps), weights, activation)
 
 
 # ----------------------------------------------------------------------------------------------- attacks
 
 
 class QuadraticNet:
-    """The QuadraticNet of worker/tasks.py in NumPy, with its gradient."""
+    """The QuadraticNet of worker/attacks.py in NumPy, with its gradient."""
 
     def __init__(self, arrays: dict[str, np.ndarray]):
         self.params = {name: array.astype(np.float64) for name, array in arrays.items()}
@@ -130,10 +137,11 @@ class QuadraticNet:
         z, p = self.standardize(x), self.params
         return z @ p["w"].T - p["c"] * np.square(z[:, None] - p["t"]).sum(2) + p["b"]
 
-    def gradient(self, x, labels) -> np.ndarray:
-        """Gradient of each image's cross-entropy with respect to the image, N,C,H,W."""
+    def gradient(self, x, labels, smoothing: float = 0.0) -> np.ndarray:
+        """Gradient of each image's cross-entropy, with label smoothing, with respect to the image, N,C,H,W."""
         z, p = self.standardize(x), self.params
-        dlogits = softmax(self.logits(x)) - np.eye(len(p["b"]))[labels]  # (N, classes)
+        targets = (1 - smoothing) * np.eye(len(p["b"]))[labels] + smoothing / len(p["b"])
+        dlogits = softmax(self.logits(x)) - targets  # (N, classes)
         slopes = p["w"] - 2 * p["c"][:, None] * (z[:, None] - p["t"])  # (N, classes, pixels)
         std = np.sqrt(p["var"] + 1e-5)[:, None, None]
         return np.einsum("nk,nkp->np", dlogits, slopes).reshape(x.shape) / std

@@ -16,8 +16,7 @@ def show(mark: Mark, all_checks: bool = False) -> str:
         lines.append(f"{part.name:<14}{part.points:7.2f} {part.out_of:4g}  "
                      f"{'bonus: ' if part.bonus else ''}{part.title}{' (graded by hand)' if part.manual else ''}")
         lines += [] if part.manual else failures(part, all_checks)
-    each = rubric.RULE_PENALTY * rubric.REGULAR
-    lines += [f"{'submission':<14}{-each:7.2f}       {rule}" for rule in mark.violations]
+    lines += broken_rules(mark)
     automatic = sum(part.out_of for part in mark.parts if not part.manual and not part.bonus)
     bonus = sum(part.out_of for part in mark.parts if part.bonus)
     hand = sum(part.out_of for part in mark.parts if part.manual)
@@ -27,6 +26,13 @@ def show(mark: Mark, all_checks: bool = False) -> str:
     lines += [f"for staff: {line}" for line in mark.review]
     lines.append(f"seed {mark.seed}, {mark.seconds:.0f} s; {isolation(mark.level)}")
     return "\n".join(lines)
+
+
+def broken_rules(mark: Mark) -> list[str]:
+    """A line per broken rule of the hand-in, with what it costs."""
+    costs = [rubric.penalty(number) - rubric.penalty(number + 1) for number in range(len(mark.violations))]
+    return [f"{'submission':<14}{cost:7.2f}       {rule}{'' if cost else ' (the first one costs nothing)'}"
+            for cost, rule in zip(costs, mark.violations)]
 
 
 def failures(part: PartMark, all_checks: bool) -> list[str]:
@@ -54,28 +60,48 @@ def isolation(level: dict) -> str:
         f"; NOT in force: {', '.join(off)}" if off else "")
 
 
-def gradescope(mark: Mark) -> dict:
-    """results.json in Gradescope's format. Lines for staff are in `extra_data` only."""
-    tests = [test(part, number) for number, part in enumerate(mark.parts, 1)]
+def gradescope(mark: Mark, visibility: str = "visible", late: str = "") -> dict:
+    """results.json in Gradescope's format, a test for each check. Lines for staff are in `extra_data` only.
+
+    `visibility`: of the tests. Gradescope hides the total, too, as long as one is hidden; then it is not in the output.
+    """
+    tests = [test for number, part in enumerate(mark.parts, 1) for test in tests_of(part, number)]
     if mark.violations:
-        tests.append({"name": "submission rules", "number": str(len(tests) + 1), "score": -mark.penalty, "max_score": 0,
-                      "status": "failed", "output": "\n".join(mark.violations), "output_format": "text",
-                      "visibility": "visible"})
+        tests.append({"name": "submission rules", "number": str(len(mark.parts) + 1), "score": 0.0 - mark.penalty,
+                      "max_score": 0, "status": "failed", "output_format": "text", "visibility": "visible",
+                      "output": "\n".join(" ".join(line.split()) for line in broken_rules(mark))})
     manual = sum(part.manual for part in mark.parts)
-    head = [f"{mark.points:g} points, graded automatically; {manual} parts are graded by hand.",
-            f"Seed {mark.seed}.", *mark.notes]
+    points = f"{mark.points:g} points, graded automatically; {manual} parts are graded by hand."
+    head = [*[points] * (visibility == "visible"), *[late] * bool(late), f"Seed {mark.seed}.", *mark.notes]
     return {"score": mark.points, "execution_time": mark.seconds, "output": "\n".join(head), "output_format": "text",
-            "test_output_format": "text", "visibility": "visible", "stdout_visibility": "hidden", "tests": tests,
-            "extra_data": {"mark": mark.to_dict()}}
+            "test_output_format": "text", "visibility": "visible", "stdout_visibility": "hidden",
+            "tests": [{**test, "visibility": visibility} for test in tests], "extra_data": {"mark": mark.to_dict()}}
 
 
-def test(part: PartMark, number: int) -> dict:
-    failed = [line.strip() for line in failures(part, False)]
-    entry = {"name": f"{part.name}: {part.title}{' (bonus)' if part.bonus else ''}", "number": str(number),
-             "score": part.points, "max_score": part.out_of, "output_format": "text", "visibility": "visible"}
+def tests_of(part: PartMark, number: int) -> list[dict]:
+    """A test for each check.
+
+    A part graded by hand and a bonus that was not attempted have no score and no status: a score of 0 would be shown as
+    failed.
+    """
+    entry = {"name": f"{part.title}{' (bonus)' if part.bonus else ''}", "number": str(number), "output_format": "text"}
     if part.manual:
-        return {**entry, "output": part.verdicts[0].title, "tags": ["manual"]}
-    return {**entry, "status": "failed" if failed else "passed", "output": "\n".join(failed) or "all checks passed"}
+        return [{**entry, "output": part.verdicts[0].title, "tags": ["manual"]}]
+    if not_attempted(part.bonus, [verdict.feedback for verdict in part.verdicts]):
+        return [{**entry, "output": f"not attempted: {part.verdicts[0].feedback}"}]
+    return [{**entry, "name": f"{entry['name']}: {verdict.title}", "number": f"{number}.{place}",
+             "score": round(verdict.points, 4), "max_score": round(verdict.out_of, 4),
+             "status": "failed" if verdict.feedback else "passed", "output": verdict.feedback or "passed"}
+            for place, verdict in enumerate(part.verdicts, 1)]
+
+
+WITHOUT_ATTEMPT = ("is not written yet", "student_code.py has no ",
+                   "in training mode SimpleNet makes only one forward pass")  # the file of 2024 as it was handed out
+
+
+def not_attempted(bonus: bool, feedback: list[str]) -> bool:
+    """Whether a part is a bonus that the student left out: then it is no failure."""
+    return bonus and all(any(words in reason for words in WITHOUT_ATTEMPT) for reason in feedback)
 
 
 def not_graded(name: str, reason: str, hand_in_at_fault: bool = False) -> dict:

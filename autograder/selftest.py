@@ -61,9 +61,14 @@ def grade_variant(kind: str, variant: Variant, seed: int) -> Outcome:
 
 
 def caught(variant: Variant, mark: Mark, reasons: list[str]) -> bool:
-    """A check failed for the expected reason, and none because its result was unusable."""
-    return bool(reasons) and any(re.search(variant.reason, line) for line in reasons) and not any(
-        "cannot be used" in line for line in reasons)
+    """A check failed for the expected reason, and none for a reason that the mistake does not explain."""
+    return any(re.search(variant.reason, line) for line in reasons) and not unexplained(variant, reasons)
+
+
+def unexplained(variant: Variant, reasons: list[str]) -> list[str]:
+    """The failed checks (title and feedback) that match neither `reason` nor `allowed`."""
+    return [line for line in reasons if not any(re.search(words, line) for words in (variant.reason, variant.allowed)
+                                                if words)]
 
 
 def accepted(variant: Variant, mark: Mark, reasons: list[str]) -> bool:
@@ -84,7 +89,9 @@ def show(outcomes: list[Outcome]) -> None:
         if not outcome.passed:
             print(f"\nFAILED: {outcome.kind} {outcome.variant.part}: {outcome.variant.name} got "
                   f"{outcome.points:g} points; expected reason {outcome.variant.reason!r}")
-            print("\n".join(f"    {line}" for line in outcome.reasons) or "    no check failed")
+            extra = unexplained(outcome.variant, outcome.reasons) if outcome.kind == "wrong" else []
+            print("\n".join(f"  {'?' if line in extra else ' '} {line}" for line in outcome.reasons)
+                  or "    no check failed")
     checks = Counter(f"{outcome.variant.part}: {line.split(':')[0]}" for outcome in outcomes if outcome.kind == "wrong"
                      for line in outcome.reasons)
     print("\nwrong solutions caught by each check")

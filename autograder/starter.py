@@ -9,31 +9,32 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from autograder import rubric
 from autograder.grade import grade
+from autograder.sheet_commands import every_command_works
 from autograder.solution import (
     BEGIN,
     CODE,
     END,
+    HELPER_CLASSES,
     ROOT,
     STARTER_LINE,
     MarkerError,
+    StarterError,
+    helpers_have_attention,
     solution_lines,
-    strip_solution,
+    student_text,
     write_starter_files,
 )
 
 COPIED_FILES = ("download_dataset.sh", "zip_submission.py", "LICENSE", ".gitignore", "data/README.md",
-                "writeup/template.typ")
+                "writeup/template.typ", "notebooks/homework.ipynb")
 FOLDERS = {"writeup": "Put your report here, as PDF. template.typ has the questions as headings.\n",
            "results": "Put figures, curves and the `results.json` of your runs here.\n"}
 
 
-class StarterError(Exception):
-    """The starter cannot be built or failed a check; the message says why and where."""
-
-
-def make(out: Path, thorough: bool = True, log=print) -> None:
-    """Write the folder `out` and `out`.zip after running the checks; `thorough`: also those that run the starter.
+def make(out: Path, thorough: bool = True, year: int = 2025, log=print) -> None:
+    """Write the folder `out` and `out`.zip as for `year`, after running the checks; `thorough`: also slow ones.
 
     Raises StarterError.
     """
@@ -42,10 +43,10 @@ def make(out: Path, thorough: bool = True, log=print) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".starter-") as folder:
         tree = Path(folder) / "tree"
-        write(tree)
+        write(tree, year)
         for name, check in CHECKS.items():
             if thorough or name in QUICK:
-                check(tree)
+                check(tree, year)
                 log(f"ok  {name}")
         packed = Path(folder) / "starter.zip"
         pack(tree, packed, out.name)
@@ -55,11 +56,11 @@ def make(out: Path, thorough: bool = True, log=print) -> None:
         os.replace(packed, out.with_name(out.name + ".zip"))
 
 
-def write(tree: Path) -> None:
-    """Write the starter's files below `tree`. Raises StarterError."""
+def write(tree: Path, year: int = 2025) -> None:
+    """Write the starter's files as for `year` below `tree`. Raises StarterError."""
     try:
-        write_starter_files(tree / "code")
-        student = strip_solution((CODE / "student_code.py").read_text(encoding="utf-8"), "student_code.py")
+        write_starter_files(tree / "code", year)
+        student = student_text(year)
     except MarkerError as error:
         raise StarterError(str(error)) from None
     (tree / "code/student_code.py").write_text(student, encoding="utf-8")
@@ -71,7 +72,19 @@ def write(tree: Path) -> None:
         (tree / name / "README.md").write_text(text)
     needed = (ROOT / "requirements.txt").read_text().split("# What checks it")[0]
     (tree / "requirements.txt").write_text(needed)
-    shutil.copy(Path(__file__).parent / "STARTER.md", tree / "README.md")
+    (tree / "README.md").write_text(readme(year), encoding="utf-8")
+
+
+def readme(year: int) -> str:
+    """The README of the starter: STARTER.md, with what the sheet of `year` asks for."""
+    text = (Path(__file__).parent / "STARTER.md").read_text(encoding="utf-8")
+    asked = [name for part, name in VIT_CLASSES.items() if part in rubric.parts(year)]
+    text = text.replace(ROW, ", ".join(asked))
+    return text.replace(OPTIONAL, "") if "saliency" in rubric.manual(year) else text
+
+
+VIT_CLASSES = {"attention": "`Attention`", "block": "`TransformerBlock`", "vit": "`SimpleViT`"}
+ROW, OPTIONAL = ", ".join(VIT_CLASSES.values()), " (not on the sheet; `-v` shows it)"  # of STARTER.md
 
 
 def pack(tree: Path, target: Path, name: str) -> None:
@@ -85,7 +98,7 @@ def pack(tree: Path, target: Path, name: str) -> None:
 # ------------------------------------------------------------------------ checks; each raises StarterError
 
 
-def parses(tree: Path) -> None:
+def parses(tree: Path, year: int = 2025) -> None:
     for path in tree.rglob("*.py"):
         try:
             ast.parse(path.read_text(encoding="utf-8"))
@@ -108,13 +121,14 @@ def signatures(path: Path) -> dict[str, str]:
     return found
 
 
-def keeps_signatures(tree: Path) -> None:
+def keeps_signatures(tree: Path, year: int = 2025) -> None:
     ours, theirs = signatures(CODE / "student_code.py"), signatures(tree / "code/student_code.py")
     for name, arguments in theirs.items():
         if ours.get(name) != arguments:
             raise StarterError(f"student_code.py: {name}({arguments}) in the starter, {name}({ours.get(name)}) in the "
                                "solution")
-    for name in REQUIRED_NAMES - set(theirs):
+    given = HELPER_CLASSES if helpers_have_attention(year) else ()
+    for name in {name for name in REQUIRED_NAMES if not name.startswith(given)} - set(theirs):
         raise StarterError(f"student_code.py of the starter lacks {name}, which students have to write")
 
 
@@ -124,8 +138,8 @@ REQUIRED_NAMES = {"CustomConv2DFunction.forward", "CustomConv2DFunction.backward
                   "get_val_transforms"}
 
 
-def no_solution_lines_left(tree: Path) -> None:
-    solution = solution_lines()
+def no_solution_lines_left(tree: Path, year: int = 2025) -> None:
+    solution = solution_lines(year)
     for path in tree.rglob("*.py"):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if line.strip() in solution:
@@ -140,7 +154,7 @@ def python(tree: Path, *command: str) -> subprocess.CompletedProcess:
                           timeout=600)
 
 
-def imports(tree: Path) -> None:
+def imports(tree: Path, year: int = 2025) -> None:
     names = [".".join(path.relative_to(tree / "code").with_suffix("").parts) for path in (tree / "code").rglob("*.py")
              if path.stem not in ("test_conv", "__init__", "__main__")]
     result = python(tree, "-c", f"import {', '.join(names)}")
@@ -148,13 +162,13 @@ def imports(tree: Path) -> None:
         raise StarterError(f"the starter's files cannot be imported: {result.stderr.strip().splitlines()[-1]}")
 
 
-def helps(tree: Path) -> None:
+def helps(tree: Path, year: int = 2025) -> None:
     result = python(tree, "main.py", "--help")
     if result.returncode or "--use-custom-conv" not in result.stdout:
         raise StarterError(f"main.py --help ends with exit status {result.returncode}: {result.stderr[-300:]}")
 
 
-def demo_stops_at_unimplemented(tree: Path) -> None:
+def demo_stops_at_unimplemented(tree: Path, year: int = 2025) -> None:
     """SimpleNet is given, so the demo trains and evaluates it, then stops at the first unimplemented function."""
     with tempfile.TemporaryDirectory() as folder:
         result = python(tree, "-m", "demo", "--data", f"{folder}/data", "--out", f"{folder}/out", "--logs",
@@ -164,8 +178,8 @@ def demo_stops_at_unimplemented(tree: Path) -> None:
         raise StarterError(f"the demo should train, then stop at unimplemented code; it printed {printed[-500:]}")
 
 
-def scores_zero(tree: Path) -> None:
-    mark = grade(tree, seed=0)
+def scores_zero(tree: Path, year: int = 2025) -> None:
+    mark = grade(tree, seed=0, year=year)
     passed = [f"{part.name}: {verdict.title}" for part in mark.parts for verdict in part.verdicts if verdict.points]
     if passed:
         raise StarterError(f"the unmodified starter gets points: {'; '.join(passed)}")
@@ -178,5 +192,6 @@ def scores_zero(tree: Path) -> None:
 CHECKS = {"every file parses": parses, "signatures match the solution": keeps_signatures,
           "no solution line is left": no_solution_lines_left, "every file can be imported": imports,
           "main.py --help": helps, "the demo runs up to the first unimplemented function": demo_stops_at_unimplemented,
-          "it scores 0, and the feedback names what is unimplemented": scores_zero}
+          "it scores 0, and the feedback names what is unimplemented": scores_zero,
+          "every command of the sheet runs with its parts written": every_command_works}
 QUICK = list(CHECKS)[:3]

@@ -75,7 +75,7 @@ class DropPath(StochasticDepth):
         self.drop_prob = drop_prob
 
 
-# BEGIN SOLUTION
+# BEGIN SOLUTION attention
 # Until 2023 these two were helper code, and student files of those years import them from here.
 
 

@@ -87,20 +87,26 @@ class CustomConv2DFunction(torch.autograd.Function):
         # Differentiable operations on saved tensors, so that double backward works.
         input_feats, weight = ctx.saved_tensors
         geometry = {"kernel_size": weight.shape[2:], "padding": ctx.padding, "stride": ctx.stride}
-        grad_output = grad_output.to(ctx.dtype).flatten(2)  # (N, Co, L)
+        grad_output = grad_output.to(ctx.dtype)
+        # END SOLUTION
+        # BEGIN SOLUTION bias
         grad_input = grad_weight = grad_bias = None
-
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad_output.sum((0, 2, 3))  # (Co,)
+        # END SOLUTION
+        # BEGIN SOLUTION
+        grad_output = grad_output.flatten(2)  # (N, Co, L)
         if ctx.needs_input_grad[0]:
             grad_columns = weight.flatten(1).to(ctx.dtype).t() @ grad_output  # (N, J, L)
             grad_input = fold(grad_columns, input_feats.shape[2:], **geometry)  # (N, Ci, H, W)
         if ctx.needs_input_grad[1]:
             columns = unfold(input_feats.to(ctx.dtype), **geometry)  # (N, J, L)
             grad_weight = (grad_output @ columns.transpose(1, 2)).sum(0).view_as(weight)  # (Co, Ci, K, K)
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad_output.sum((0, 2))  # (Co,)
-        return grad_input, grad_weight, grad_bias, None, None
         # END SOLUTION
         # STARTER: raise NotImplementedError("3.1.1: write the backward pass of the convolution")
+        # BEGIN SOLUTION bias
+        return grad_input, grad_weight, grad_bias, None, None
+        # END SOLUTION
 
 
 # BEGIN SOLUTION
@@ -320,7 +326,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        # BEGIN SOLUTION
+        # BEGIN SOLUTION attention
         B, H, W, C = x.shape
         qkv = self.qkv(x).reshape(B, H * W, 3, self.num_heads, C // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, nh, H*W, C/nh)
@@ -352,7 +358,7 @@ class TransformerBlock(nn.Module):
         self.window_size = window_size
 
     def attend(self, x: Tensor) -> Tensor:
-        # BEGIN SOLUTION
+        # BEGIN SOLUTION block
         if self.window_size == 0:
             return self.attn(x)
         windows, pad_hw = window_partition(x, self.window_size)  # (B*nW, w, w, C)
@@ -361,7 +367,7 @@ class TransformerBlock(nn.Module):
         # STARTER: raise NotImplementedError("3.2.1: attend globally, or inside windows")
 
     def forward(self, x: Tensor) -> Tensor:
-        # BEGIN SOLUTION
+        # BEGIN SOLUTION block
         x = x + self.drop_path(self.attend(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
         # END SOLUTION
@@ -564,7 +570,7 @@ class GradAttention:
 
     def explain(self, model: nn.Module, input: Tensor) -> Tensor:
         """N,C,H,W -> N,1,H,W: the gradient's magnitude, maximum over channels. `model` is not changed."""
-        # BEGIN SOLUTION
+        # BEGIN SOLUTION saliency
         images = input.detach().clone().requires_grad_(True)
         with frozen(model), torch.enable_grad():
             logits = model(images)

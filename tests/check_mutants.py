@@ -29,7 +29,7 @@ FIRST = [
     Mutant("convolution", "bias gradient though there is no bias",
            ("if ctx.needs_input_grad[2]:", "if True:")),
     Mutant("convolution", "bias gradient of the first image",
-           ("grad_output.sum((0, 2))", "grad_output[0].sum(1)")),
+           ("grad_output.sum((0, 2, 3))", "grad_output[0].sum((1, 2))")),
     Mutant("convolution", "no gradient of the input for frozen weights",
            ("if ctx.needs_input_grad[0]:", "if ctx.needs_input_grad[1]:")),
     Mutant("convolution", "no gradient of the weight for a frozen input",

@@ -55,6 +55,16 @@ def test_modules_of_a_students_own_are_never_dropped_silently(tmp_path):
     assert "utils.py. The grader uses the originals" in submission.notes[1]
 
 
+def test_a_file_of_settings_beside_the_code_is_there(tmp_path):
+    files = {"code/config.json": "{}", "code/conf/net.yaml": "depth: 4", "code/weights.bin": "x",
+             "results/r.json": "{}", "code/huge.txt": "x" * 70_000}
+    submission = read(tmp_path, zipped(tmp_path, {**WHOLE, **files}))
+    into = tmp_path / "into"
+    copied = sorted(path.relative_to(into).as_posix() for path in into.rglob("*") if path.is_file())
+    assert copied == ["conf/net.yaml", "config.json", "student_code.py"]
+    assert submission.notes == ["code/huge.txt has more than 64 kB: left out"]
+
+
 def test_own_modules_beside_student_code_at_the_root(tmp_path):
     """tests.py was left out without a note, and so were the modules of a package data/ in a folder."""
     own = ["benchmarks/time.py", "data/loader.py", "tests.py"]
@@ -194,6 +204,37 @@ def test_submission_rules(tmp_path):
                                                                  "zip", "absolute paths"]
     assert "student_code.py:2: '/home/me/model.pth'" in found[-1]
     assert "docstring" not in found[-1]
+
+
+CAPITALS = {"Code/student_code.py": GOOD, "Code/mine.py": "x = 1", "WriteUp/report.pdf": "%PDF", "results/a.png": "x"}
+
+
+@pytest.mark.parametrize("prefix", ["", "hw2/"])
+def test_capitals_break_one_rule_and_the_code_is_graded(tmp_path, prefix):
+    """Code/ for code/ cost a penalty for each folder, without a word of capitals."""
+    submission = read(tmp_path, zipped(tmp_path, {prefix + name: text for name, text in CAPITALS.items()}))
+    assert hand_in.violations(submission) == ["capitals in the names of folders: Code, WriteUp; the sheet's names are "
+                                              "code/, writeup/, which are other folders on Linux"]
+    assert copied_files(tmp_path) == ["mine.py", "student_code.py"]
+    assert not [note for note in submission.notes if "belongs in code" in note]
+
+
+@pytest.mark.parametrize("folder", ["backup/code", "a_backup/code", "Backup", "code/old", "bak/code",
+                                    "My copy/code"])
+@pytest.mark.parametrize("prefix", ["", "hw2/"])
+def test_a_backup_does_not_hide_the_real_files(tmp_path, folder, prefix):
+    """A backup that comes first in the zip counted as the root: the report was missing, then."""
+    real = {prefix + name: text for name, text in WHOLE.items()}
+    submission = read(tmp_path, zipped(tmp_path, {f"{folder}/student_code.py": "x = 2", **real}))
+    assert (tmp_path / "into/student_code.py").read_text() == GOOD
+    assert hand_in.violations(submission) == []
+    assert any("is graded, not" in note for note in submission.notes)
+
+
+def test_the_student_file_beside_a_report_is_graded(tmp_path):
+    files = {"code/student_code.py": "x = 2", **{f"final/{name}": text for name, text in WHOLE.items()}}
+    read(tmp_path, zipped(tmp_path, files))
+    assert (tmp_path / "into/student_code.py").read_text() == GOOD
 
 
 def test_forbidden_and_suspicious_names_in_the_syntax_tree():

@@ -59,8 +59,8 @@ def test_attention_and_block():
 
 
 def test_quadratic_net_gradient_against_autograd():
-    from autograder.parts.pgd import Case
-    from autograder.worker.tasks import QuadraticNet
+    from autograder.attack_path import Case
+    from autograder.worker.attacks import QuadraticNet
     case = Case(np.random.default_rng(1), curvature=1.5)
     net = QuadraticNet(case.arrays).eval()
     x = torch.tensor(case.x, requires_grad=True)

@@ -144,3 +144,15 @@ def test_a_draft_needs_no_report_and_names_what_is_not_written(work):
     assert "code/student_code.py" in names
     assert out.count("is not written yet") == 1
     assert "warning: code/student_code.py:3: PGDAttack.perturb is not written yet" in out
+
+
+@pytest.mark.parametrize(("line", "absolute"), [
+    ('x = "/home/me/images/"', True), ('x = "/home/me/" + name', True), ('x = f"/home/{me}/images"', True),
+    ('f(root="/data/miniplaces/")', True), ('open("~/images/a.jpg")', True), (r'x = "C:\\Users\\me"', True),
+    ('x = f"{args.data}/images/train.txt"', False), ('x = sys.argv[1] + "/images/" + name', False),
+    ('x = root + "/images/"', False), ('x = name.replace("/images/", "/objects/")', False),
+    ('if "/train/" in name: pass', False), ('x = name.split("/val/")[1]', False),
+    ('x = os.path.join(args.data, "images/train.txt")', False), ('x = name.startswith("/home/")', False)])
+def test_a_path_joined_from_arguments_is_not_absolute(work, line, absolute):
+    (work / "code/student_code.py").write_text(line + "\n")
+    assert ("an absolute path? code/student_code.py:1" in pack(work)[1]) == absolute

@@ -1,347 +1,294 @@
-"""3.3: PGDAttack, followed step by step on a network with a closed-form gradient.
+"""3.3: PGDAttack, followed step by step on networks with a closed-form gradient.
 
-Accuracy is a weak test: gradient ascent on the wrong loss lowers it, too. So the inputs of all forward passes (the
-iterates) are compared with the expected steps. A random start and a label chosen once are accepted.
+Accuracy is a weak test: gradient ascent on the wrong loss lowers it, too. So the images that the network is shown (the
+iterates) are compared with the steps of PGD. A random start and a label chosen once are accepted. Each check but the
+last looks at one aspect, in cases that the others do not affect, so that one mistake costs once; the last looks at them
+all together, and passes if another one has failed.
 """
 
-from functools import partial
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 
+from autograder.attack_path import ROUNDING, Case, Run, attack_once, clear
 from autograder.checks import check
-from autograder.compare import CheckFailed, first_index, format_shape
-from autograder.oracle import QuadraticNet
+from autograder.compare import CheckFailed, Remark, first_index
+from autograder.process import StudentError
 
 
-class Case:
-    """Images with values outside [0, 1], as normalised images have, and a network with `classes` logits.
-
-    With `curvature` 0 the logits are linear; otherwise the gradient's signs change along the way.
-    """
-
-    def __init__(self, rng, steps=6, step=0.05, epsilon=0.2, classes=5, curvature=0.0, N=4):
-        self.steps, self.step, self.epsilon = steps, step, epsilon
-        self.x = (1.5 * rng.normal(size=(N, 3, 4, 5))).astype(np.float32)
-        pixels = self.x[0].size
-        self.arrays = {"mean": rng.normal(size=3) * 0.2, "var": rng.uniform(0.5, 2, 3),
-                       "w": rng.normal(size=(classes, pixels)) * 0.3, "b": rng.normal(size=classes) * 0.1,
-                       "t": rng.normal(size=(classes, pixels)), "c": curvature * rng.uniform(0.5, 1.5, classes)}
-        self.arrays = {name: array.astype(np.float32) for name, array in self.arrays.items()}
-        self.net = QuadraticNet(self.arrays)
-        if curvature:  # near the extremum of the least confident logit, so that steps overshoot
-            self.arrays["t"][:] = (self.net.standardize(self.x).mean(0) + 0.15 * rng.normal(size=(classes, pixels)))
-            self.net = QuadraticNet(self.arrays)
-
-    def __str__(self) -> str:
-        return f"num_steps={self.steps}, step_size={self.step}, epsilon={self.epsilon}"
-
-    def run(self, ask, **settings) -> tuple[dict, dict]:
-        facts, results = ask("run_attack", {"x": self.x, **self.arrays}, num_steps=self.steps, step_size=self.step,
-                             epsilon=self.epsilon, seed=5, **settings)
-        if (got := results["adversarial"]).shape != self.x.shape:
-            raise CheckFailed(f"perturb returns the shape {format_shape(got)} for images of {format_shape(self.x)}")
-        if not np.isfinite(got).all():
-            raise CheckFailed(f"perturb returns NaN or infinity ({self})")
-        return facts, results
-
-    def iterates(self, results: dict) -> list[np.ndarray]:
-        """The inputs of the forward passes, then the result, without consecutive duplicates."""
-        queries = list(results.get("queries", []))
-        if queries and len(queries[0]) == 1 < len(self.x):
-            queries = self.merge_single_image_queries(queries)
-        iterates = [*[point for point in queries if point.shape == self.x.shape], results["adversarial"]]
-        return [point for n, point in enumerate(iterates) if n == 0 or not np.array_equal(point, iterates[n - 1])]
-
-    def merge_single_image_queries(self, queries: list[np.ndarray]) -> list[np.ndarray]:
-        """Batches from forward passes on single images, each assigned to the nearest image; [] if counts differ."""
-        paths: list[list] = [[] for _ in self.x]
-        for query in queries:
-            paths[int(np.abs(self.x - query).max((1, 2, 3)).argmin())].append(query[0])
-        return [np.stack(batch) for batch in zip(*paths)] if len({len(path) for path in paths}) == 1 else []
-
-    def labels(self, point: np.ndarray) -> np.ndarray:
-        return self.net.logits(point).argmin(1)
-
-    def outside_box(self, point: np.ndarray, slack: float = 1e-4) -> np.ndarray:
-        """Mask of the values of `point` outside the epsilon box."""
-        return np.abs(point.astype(np.float64) - self.x) > self.epsilon * (1 + slack) + 1e-6
+def failing(ask, rng, checks: list[Callable]) -> list[Callable]:
+    """Those of `checks` that fail: their mistakes have cost points already."""
+    found = []
+    for other in checks:
+        try:
+            other(ask, rng)
+        except Remark:
+            continue
+        except (CheckFailed, StudentError):
+            found.append(other)
+    return found
 
 
-def has_clear_sign(gradient: np.ndarray) -> np.ndarray:
-    """Mask of the values that are far enough from zero for a reliable sign."""
-    return np.abs(gradient) > 1e-4 * np.abs(gradient).max()
+def share_descending(case: Case, before: np.ndarray, after: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
+    """For each label, the share of the moved pixels of one image that went against the gradient of its loss."""
+    gradients = case.gradients(before, smoothing)
+    moved = (np.abs(after - before) > 1e-6) & clear(gradients)
+    descending = (np.sign(after - before) == -np.sign(gradients)) & moved
+    return np.where(moved.any((1, 2, 3)), descending.sum((1, 2, 3)) / np.maximum(moved.sum((1, 2, 3)), 1), 0.5)
 
 
-def is_step(case: Case, before, after, gradient, factor: float = -1.0) -> bool:
-    """Whether `after` is one sign-gradient step from `before`, clipped to the box or not.
-
-    `factor` is -1 for descent, 1 for ascent.
-    """
-    unclipped, clear = before + factor * case.step * np.sign(gradient), has_clear_sign(gradient)
-    clipped = np.clip(unclipped, case.x - case.epsilon, case.x + case.epsilon)
-    candidates = clipped, unclipped, clipped.clip(0, 1)
-    return any(bool(np.all(np.abs(after - wanted)[clear] < 1e-4)) for wanted in candidates)
-
-
-def share_descending(case: Case, start, end, choose) -> float:
-    """Of the pixels that changed from `start` to `end`, the share that moved against the gradient of a label's loss.
-
-    `choose` maps logits to labels. They may be chosen at `start` or on the clean image; the better fit counts.
-    """
-    moved = np.abs(end - start) > 1e-6
-    best = np.zeros(len(start))
-    for point in (start, case.x):
-        gradient = case.net.gradient(start, choose(case.net.logits(point)))
-        clear = moved & has_clear_sign(gradient)
-        hits = (np.sign(end - start) == -np.sign(gradient)) & clear
-        best = np.maximum(best, hits.sum((1, 2, 3)) / np.maximum(clear.sum((1, 2, 3)), 1))
-    return float(best.mean())
-
-
-def least_confident(logits):
-    return logits.argmin(1)
-
-
-def most_confident(logits):
-    return logits.argmax(1)
-
-
-def one_step(ask, rng) -> tuple[Case, dict[str, float]]:
-    """Run one step. Returns the case and {kind of step: share of pixels that agree with it}.
-
-    Kinds: "down" or "up" the loss of the "least" or "most" confident label, or of a constant one ("number 3").
-    """
-    case = Case(rng, steps=1, step=0.05, epsilon=0.5, classes=6)
-    iterates = case.iterates(case.run(ask)[1])
-    start, end = (iterates[-2] if len(iterates) > 1 else case.x), iterates[-1]
-    if np.array_equal(start, end):
-        raise CheckFailed("perturb returns its input unchanged: nothing was attacked")
-    labels = {"least": least_confident, "most": most_confident,
-              **{f"number {n}": partial(constant_label, n) for n in range(6)}}
-    agreement = {}
-    for name, choose in labels.items():
-        agreement[f"down {name}"] = share_descending(case, start, end, choose)
-        agreement[f"up {name}"] = share_descending(case, start, 2 * start - end, choose)
-    return case, agreement
-
-
-def constant_label(n: int, logits: np.ndarray) -> np.ndarray:
-    """The label n for every row of logits."""
-    return np.full(len(logits), n)
+def first_steps(ask, rng) -> list[tuple[set[int], int, np.ndarray]]:
+    """One step from several images: the least confident labels, the most confident one, and `share_descending`."""
+    case = Case(rng, steps=1, slope=0.4)
+    run, found = attack_once(ask, case), []
+    for n, origin in enumerate(run.x):
+        if np.array_equal(run.end[n], origin):
+            continue  # `batches` judges this
+        shares = [share_descending(case, start, run.end[n]) for start in run.visited[n]]
+        if not shares:
+            raise CheckFailed(f"image {n} of {len(run.x)} is never shown to the network, nor anything near it")
+        best = max(range(len(shares)), key=lambda j: np.abs(shares[j] - 0.5).max())
+        start = run.visited[n][best]
+        found.append((case.least(start) | case.least(origin), int(case.net.logits(start[None])[0].argmax()),
+                      shares[best]))
+    return found
 
 
 @check("pgd", "direction: gradient descent on the loss of its label", weight=3)
 def direction(ask, rng):
-    """Any label passes; which one is checked by `label`."""
-    _, agreement = one_step(ask, rng)
-    best = max(agreement, key=agreement.get)
-    if agreement["up least"] > 0.95:
+    """Any label passes, and the untargeted attack; which label is checked by `label`."""
+    found = first_steps(ask, rng)
+    if any(min(down[list(least)]) < 0.02 for least, _, down in found):
         raise CheckFailed("the attack climbs the loss of the least confident label, which makes it even less likely: "
                           "subtract step_size * sign(gradient), do not add it")
-    if agreement[best] < 0.95:
-        raise CheckFailed(f"only {100 * agreement['down least']:.0f} % of the pixels that moved did so against the "
-                          "gradient of the least confident label's loss: is it the sign of the gradient of the input?")
-    # With two distant linear logits the gradient's signs are constant: every pixel moves in one direction.
-    case = Case(rng, steps=4, step=0.01, epsilon=0.5, classes=2)
-    case.arrays["b"][0] += 6 - (case.net.logits(case.x) @ [1, -1]).min()  # keeps the second the least confident
-    case.net = QuadraticNet(case.arrays)
-    iterates = case.iterates(case.run(ask)[1])
-    start = iterates[0] if len(iterates) > 1 and case.outside_box(iterates[0]).sum() == 0 else case.x
-    start = next((point for point in iterates[1:-1] if steps_are_uneven(case, start, point)), start)
-    if best == "down least" and share_descending(case, start, iterates[-1], least_confident) < 0.9:
-        raise CheckFailed(f"the first step descends, but over {case.steps} steps the pixels do not keep that direction "
-                          f"({case})")
-
-
-def steps_are_uneven(case: Case, before, after) -> bool:
-    """Whether pixels moved by different distances, some by more than a step, as a random start does."""
-    moved = np.abs(after - before)
-    return bool(np.ptp(moved) > 1e-4 and moved.max() > case.step * 1.01)
+    for n, (least, most, down) in enumerate(found):
+        if down.max() < 0.98 and down[most] > 0.02:
+            raise CheckFailed(
+                f"only {100 * max(down[list(least)]):.0f} % of the pixels of image {n} that moved went "
+                "against the gradient of the least confident label's loss: is it the gradient with respect "
+                "to this image, at this image, of loss_fn of the logits?"
+            )
 
 
 @check("pgd", "the label is the least confident one", weight=2)
 def label(ask, rng):
-    """Ascent passes, too, if the label is right; `direction` checks that."""
-    _, agreement = one_step(ask, rng)
-    if max(agreement["down least"], agreement["up least"]) > 0.95:
-        return
-    if agreement["up most"] > 0.95:
-        raise CheckFailed("the attack climbs the loss of the most confident label, an untargeted attack: the sheet "
-                          "requires descent on the loss of the least confident label, logits.argmin(dim=1)")
-    if agreement["down most"] > 0.95:
-        raise CheckFailed("the attack goes down the loss of the most confident label, which makes the network even "
-                          "more confident: the sheet requires the least confident label, logits.argmin(dim=1)")
-    raise CheckFailed("the attacked label is not the least confident one, logits.argmin(dim=1): "
-                      f"after one step {100 * agreement['down least']:.0f} % of the pixels fit that label's loss")
+    """At each step, or once for all. Ascent passes, too, if the label is right."""
+    for curvature in (0.0, 0.05):
+        case = Case(rng, steps=5, curvature=curvature)
+        run = attack_once(ask, case)
+        labels = [labels_along(case, path) for path in run.paths]
+        if not any(all(follows(case, path, own, rule) for path, own in zip(run.paths, labels))
+                   for rule in ("anew", "at the first point", "at the second point")):
+            sentence = wrong_label(case, run, labels)
+            if "nothing" not in sentence and failing(ask, rng, [steps]):
+                return
+            raise CheckFailed(sentence)
+
+
+def labels_along(case: Case, path: list[np.ndarray]) -> list[set[int]]:
+    """The labels whose loss falls at each step of a path (rises, if it does so at the first); empty if none fits.
+
+    {-1}: the steps have nothing to do with any label.
+    """
+    shares = [share_descending(case, *step) for step in pairwise(path)]
+    fitting = next((down for down in shares if np.abs(down - 0.5).max() > 0.48), None)
+    if fitting is None:  # `direction` judges gradients that are a little wrong
+        return [set() if not shares or max(np.abs(down - 0.5).max() for down in shares) > 0.15 else {-1}]
+    return [set(np.flatnonzero(down > 0.98 if fitting.max() > 0.98 else down < 0.02).tolist()) for down in shares]
+
+
+def follows(case: Case, path: list[np.ndarray], labels: list[set[int]], rule: str) -> bool:
+    """Whether each label (empty sets apart) is the least confident one, at its own point or at a fixed one."""
+    points = path if rule == "anew" else [path[rule == "at the second point"]] * len(path)
+    return all(not own or own & case.least(point) for own, point in zip(labels, points))
+
+
+def wrong_label(case: Case, run: Run, labels: list[list[set[int]]]) -> str:
+    n = next(n for n in range(len(labels)) if not follows(case, run.paths[n], labels[n], "anew"))
+    step = next(k for k, own in enumerate(labels[n]) if own and not own & case.least(run.paths[n][k]))
+    most = int(case.net.logits(run.paths[n][step][None])[0].argmax())
+    if labels[n][step] == {-1}:
+        return "the steps have nothing to do with the gradient of the loss of any label"
+    if labels[n][step] != {most}:
+        return (f"the attacked label is not the least confident one, logits.argmin(dim=1), for image {n} of "
+                f"{len(labels)}, at step {step + 1} of {case.steps}")
+    if share_descending(case, *run.paths[n][step:step + 2])[most] < 0.02:
+        return (
+            "the attack climbs the loss of the most confident label, an untargeted attack: the sheet requires descent "
+            "on the loss of the least confident label, logits.argmin(dim=1)"
+        )
+    return (
+        "the attack goes down the loss of the most confident label, which makes the network even more confident: the "
+        "sheet requires the least confident label, logits.argmin(dim=1)"
+    )
+
+
+# --------------------------------------------------------------------------------------------------- the box
 
 
 @check("pgd", "every iterate stays within epsilon of the input", weight=3)
 def box(ask, rng):
-    for case in (Case(rng, steps=10, step=0.05, epsilon=0.12),
-                 Case(rng, steps=12, step=0.08, epsilon=0.1, curvature=0.3),
+    inexact = None
+    for case in (Case.two_labels(rng, steps=3, step=0.3, epsilon=0.1),
+                 Case.two_labels(rng, steps=9, step=0.05, epsilon=0.12),
+                 Case(rng, steps=12, step=0.03, epsilon=0.05, curvature=0.1),
                  Case(rng, steps=2, step=0.05, epsilon=0.0)):
-        facts, results = case.run(ask)
-        end = results["adversarial"]
-        if facts["num_queries"] == 0 or (np.array_equal(end, case.x) and case.epsilon):
-            raise CheckFailed("perturb returns its input unchanged or never calls the network: nothing was attacked")
-        if (off := case.outside_box(end)).any():
-            raise CheckFailed(f"the result leaves the box ({case}): at index {first_index(off)} it is "
-                              f"{np.abs(end - case.x)[off].max():.3g} away from the input{why_outside(case, results)}")
-        outside = [n for n, point in enumerate(results.get("queries", [])) if point.shape == case.x.shape
-                   and case.outside_box(point).any()]
-        if outside:
-            raise CheckFailed(f"the result is in the box, but the input of forward pass {outside[0]} of "
-                              f"{facts['num_queries']} is outside ({case}): project after each step, not only at the "
-                              "end")
+        run = attack_once(ask, case)
+        for n, origin in enumerate(run.x):
+            if (off := run.outside_box(n, run.end[n])).any():
+                far = np.abs(run.end[n] - origin)[off].max()
+                raise CheckFailed(
+                    f"the result leaves the box ({case}): at index {(n, *first_index(off))} it is {far:.3g} "
+                    f"away from the input{why_outside(run, n)}"
+                )
+            if any(run.outside_box(n, point).any() for point in run.visited[n]):
+                raise CheckFailed(
+                    f"the result is in the box, but not the inputs of all forward passes ({case}): project "
+                    "after each step, not only at the end"
+                )
+            inexact = inexact or inexact_clip(run, n)
+    if inexact and not failing(ask, rng, [steps]):
+        raise CheckFailed(inexact)
 
 
-def why_outside(case: Case, results: dict) -> str:
+def inexact_clip(run: Run, n: int) -> str:
+    """What is wrong, if a step does not end step_size away or at the wall of the box; otherwise an empty string."""
+    low, high = run.x[n] - run.case.epsilon, run.x[n] + run.case.epsilon
+    for before, after in pairwise(run.paths[n]):
+        ends = [np.clip(before + direction * run.case.step, low, high) for direction in (-1, 0, 1)]
+        off = np.min([np.abs(after - end) for end in ends], axis=0) > ROUNDING
+        if off.any() and not (np.array_equal(before, run.x[n]) and run.is_random_start(n, after)):
+            index = first_index(off)
+            return (
+                f"a pixel {before[index] - run.x[n][index]:.3g} away from the input goes to "
+                f"{after[index] - run.x[n][index]:.3g} ({run.case}): clip each pixel to input - epsilon and input + "
+                "epsilon, and change nothing else"
+            )
+    return ""
+
+
+def why_outside(run: Run, n: int) -> str:
     """A hint at the likely cause, to end the sentence."""
-    iterates = case.iterates(results)
-    steps = [np.abs(after - before).max() for before, after in pairwise(iterates)]
-    if (results["adversarial"].min() >= 0 and results["adversarial"].max() <= 1):
-        return ". It was clamped to 0..1, but normalised images are not pixels between 0 and 1"
-    if steps and max(steps) > case.epsilon * 1.01:
-        return ". A single step was larger than epsilon: is it step_size times the sign of the gradient?"
-    if steps and all(step <= case.epsilon * 1.01 for step in steps):
+    steps = [np.abs(after - before).max() for before, after in pairwise(run.paths[n])]
+    if run.case.epsilon and max(steps, default=0) > max(run.case.step, run.case.epsilon) * 1.01:
+        return ". A single step was larger than step_size: is it step_size times the sign of the gradient?"
+    if run.case.step > run.case.epsilon > 0 and all(step <= run.case.epsilon * 1.01 for step in steps):
         return ". After every step, clip to the box around the input itself, not around the previous iterate"
     return ""
 
 
 @check("pgd", "clipped to the box only: normalised images are not pixels between 0 and 1", weight=1)
 def no_other_clamp(ask, rng):
-    case = Case(rng, steps=2, step=0.05, epsilon=5.0)  # more than two steps can reach
-    end = case.run(ask)[1]["adversarial"]
-    if np.array_equal(end, case.x):
-        raise CheckFailed("perturb returns its input unchanged: nothing was attacked")
-    if end.min() >= 0 and end.max() <= 1:
+    case = Case(rng, steps=2, wide=True)  # wide: some pixels lie further than epsilon outside 0..1
+    run = attack_once(ask, case)
+    end = run.end
+    far = any(run.outside_box(n, end[n]).any() for n in range(len(run.x)))
+    if far and end.min() >= 0 and end.max() <= 1:
         raise CheckFailed("the result was clamped to 0..1, but normalised images are not pixels between 0 and 1")
-    if end.min() > case.x.min() + 0.2 or end.max() < case.x.max() - 0.2:
+    if far and (end.min() > case.x.min() + case.epsilon or end.max() < case.x.max() - case.epsilon):
         raise CheckFailed(f"the result lies between {end.min():.2g} and {end.max():.2g}, the images between "
                           f"{case.x.min():.2g} and {case.x.max():.2g}: it was clamped to another range than the box "
                           "around the input")
 
 
+# ------------------------------------------------------------------------------------------------- the steps
+
+
 @check("pgd", "num_steps steps of step_size times the sign of the gradient at the current iterate", weight=3)
 def steps(ask, rng):
-    for case in (Case(rng, steps=5, step=0.03, epsilon=0.3),
-                 Case(rng, steps=8, step=0.05, epsilon=0.15, curvature=0.3)):
-        facts, results = case.run(ask)
-        if facts["num_queries"] < case.steps:
-            raise CheckFailed(f"the network was called {facts['num_queries']} times for num_steps={case.steps}: each "
-                              "step needs the gradient at the current iterate")
-        iterates = case.iterates(results)
-        if "queries" not in results or len(iterates) < 2:
-            raise CheckFailed("the network was called on parts of the batch, so that the steps cannot be followed: "
-                              "pass the whole batch at once")
-        if not any(matches_rule(case, iterates, rule, factor) for rule in label_rules(case) for factor in (-1.0, 1.0)):
-            raise CheckFailed(f"the steps are not those of PGD ({case}){diagnosis(case, iterates)}")
+    """Far from the walls of the box: first on a network whose signs never change, then on one where they do."""
+    for case in (Case.two_labels(rng, steps=5), Case.two_labels(rng, steps=3, step=0.03)):
+        run = attack_once(ask, case)
+        for n in range(len(run.x)):
+            straight = any(went_straight(run, n, run.visited[n][begin]) for begin in run.starts(n))
+            if not straight and not np.array_equal(run.end[n], run.x[n]):
+                raise CheckFailed(wrong_count_or_size(run, n))
+    for curvature in (0.05, 0.15):
+        case = Case(rng, steps=8, step=0.012, curvature=curvature)
+        run = attack_once(ask, case)
+        for n in range(len(run.x)):
+            if max(run.fit(n, any_step(run, n, factor)) for factor in (-1, 1)) < case.steps:
+                require_own_gradients(run, n)
+    images = run.shown / len(run.x)
+    if images > 2 * case.steps + 3:
+        raise Remark(
+            f"each image is shown to the network {images:.0f} times for num_steps={case.steps}: once a step is "
+            "enough, and most of the time goes there"
+        )
 
 
-def label_rules(case: Case):
-    """Functions from an iterate to labels: the least or most confident one, there or at the input, or constant."""
-    once, most_likely = case.labels(case.x), case.net.logits(case.x).argmax(1)
-    fixed = [partial(constant_label, n) for n in range(len(case.arrays["b"]))]
-    anew = [case.labels, lambda point: case.net.logits(point).argmax(1)]
-    return [*anew, lambda point: once, lambda point: most_likely, *fixed]
+def went_straight(run: Run, n: int, start: np.ndarray) -> bool:
+    """Whether each pixel is num_steps steps away from the start, or at the wall of the box."""
+    low, high = run.x[n] - run.case.epsilon, run.x[n] + run.case.epsilon
+    ends = [np.clip(start + direction * run.case.steps * run.case.step, low, high) for direction in (-1, 1)]
+    return bool(np.all(np.min([np.abs(run.end[n] - end) for end in ends], axis=0) < ROUNDING))
 
 
-def matches_rule(case: Case, iterates: list, rule, factor: float) -> bool:
-    """Whether the iterates are num_steps steps from the input or from a random start, with labels by `rule`."""
-    for begin in range(3):  # before a random start there may be a forward pass on the input, for the label
-        path = iterates[begin:]
-        if len(path) - 1 != case.steps or (begin and not is_random_start(case, iterates[begin - 1], path[0])):
-            continue
-        if all(is_step(case, before, after, case.net.gradient(before, rule(before)), factor)
-               for before, after in pairwise(path)):
-            return True
-    return False
+def wrong_count_or_size(run: Run, n: int) -> str:
+    """What is wrong with steps that should go straight on."""
+    case, path = run.case, run.paths[n]
+    sizes = [np.abs(after - before) for before, after in pairwise(path)]
+    gradient = np.abs(case.gradients(path[0])[0])
+    if np.ptp(sizes[0]) > 1e-6 and np.corrcoef(sizes[0].ravel(), gradient.ravel())[0, 1] > 0.99:
+        return f"the steps are proportional to the gradient ({case}): take its sign"
+    if all(np.abs(size - case.step).max() < ROUNDING for size in sizes) and len(sizes) != case.steps:
+        return f"the images moved in {len(sizes)} steps of {case.step:g}, expected num_steps={case.steps}"
+    odd = next((k for k, size in enumerate(sizes) if np.abs(size - case.step).max() >= ROUNDING), None)
+    if odd is None:
+        return f"the pixels do not keep the direction of the gradient over {case.steps} steps ({case})"
+    return f"step {odd + 1} moves a pixel by {sizes[odd].max():.3g}, expected step_size={case.step:g} ({case})"
 
 
-def is_random_start(case: Case, before, after) -> bool:
-    """Whether `after` may be a random start in the box."""
-    return steps_are_uneven(case, before, after) and not case.outside_box(after).any()
+def any_step(run: Run, n: int, factor: int):
+    """Returns is_step(before, after) for steps along the sign of any label's gradient, clipped or not."""
+    def is_step(before, after):
+        return bool(
+            labels_of_step(run, n, before, after, factor) or labels_of_step(run, n, before, after, factor, False)
+        )
+
+    return is_step
 
 
-def diagnosis(case: Case, iterates: list) -> str:
-    """A hint at the first step that is wrong, to end the sentence."""
-    before, after = iterates[0].astype(np.float64), iterates[1].astype(np.float64)
-    if len(iterates) - 1 != case.steps and not steps_are_uneven(case, before, after):
-        return f": the images changed in {len(iterates) - 1} steps, expected {case.steps}"
-    gradient = case.net.gradient(before, case.labels(before))
-    sizes = np.abs(after - before)
-    if np.ptp(sizes) > 1e-4 and abs(np.corrcoef(sizes.ravel(), np.abs(gradient).ravel())[0, 1]) > 0.99:
-        return ". The first step is proportional to the gradient: take its sign"
-    if abs(sizes.max() - case.step) > 1e-4:
-        return f". The first step is {sizes.max():.3g}, expected {case.step}"
-    for n, (start, end) in enumerate(pairwise(iterates)):
-        summed = sum(case.net.gradient(point, case.labels(point)) for point in iterates[:n + 1])
-        own = case.net.gradient(start, case.labels(start))
-        if not is_step(case, start, end, own):
-            if n and (is_step(case, start, end, summed) or is_step(case, start, end, summed / len(case.x))):
-                return f". Step {n + 1} follows the sum of all gradients so far: clear the gradient between steps"
-            if n and is_step(case, start, end, case.net.gradient(iterates[0], case.labels(iterates[0]))):
-                return f". Step {n + 1} follows the gradient at the input, not at the current iterate"
-            return f". Step {n + 1} is the first wrong one"
-    return ""
+def labels_of_step(run: Run, n: int, before, after, factor: int = -1, clip: bool = True) -> set[int]:
+    """The labels for which `after` is before + factor * step_size * sign(gradient), clipped to image n's box."""
+    gradients, case = run.case.gradients(before), run.case
+    if np.abs(after - before).max() > case.step + ROUNDING:
+        return set()
+    wanted = before + factor * case.step * np.sign(gradients)
+    if clip:
+        wanted = np.clip(wanted, run.x[n] - case.epsilon, run.x[n] + case.epsilon)
+    off = (np.abs(after - wanted) > ROUNDING) & clear(gradients)
+    return set(np.flatnonzero(~off.any((1, 2, 3))).tolist())
 
 
-@check("pgd", "defaults: num_steps 10, step_size 0.01, epsilon 0.1", weight=1)
-def defaults(ask, rng):
-    case = Case(rng, steps=10, step=0.01, epsilon=0.1)
-    _, results = case.run(ask, use_defaults=True)
-    far = float(np.abs(results["adversarial"].astype(np.float64) - case.x).max())
-    visited = len(case.iterates(results)) - 1
-    if not 10 <= visited <= 11:
-        raise CheckFailed(f"PGDAttack(loss_fn) takes {visited} steps, expected 10: num_steps=10 is the default")
-    if not 0.02 < far <= 0.1001:
-        raise CheckFailed(f"PGDAttack(loss_fn) moves pixels by up to {far:.3g}, expected 0.1: step_size=0.01, "
-                          "epsilon=0.1")
+def require_own_gradients(run: Run, n: int) -> None:
+    """Raise CheckFailed with the first wrong step of image n, unless its very first one is: `direction` judges that."""
+    case, path = run.case, run.paths[n]
+    if len(path) > 1 and np.array_equal(path[0], run.x[n]) and run.is_random_start(n, path[1]):
+        path = path[1:]
+    taken = list(pairwise(path))
+    factor = next((f for f in (-1, 1) if taken and any_step(run, n, f)(*taken[0])), None)
+    if factor is None:
+        return
+    wrong = next((k for k, step in enumerate(taken) if not any_step(run, n, factor)(*step)), None)
+    if wrong is None:
+        raise CheckFailed(f"the images moved in {len(taken)} steps, expected num_steps={case.steps} ({case})")
+    before, after = taken[wrong]
+    summed = sum(case.gradients(point)[min(case.least(point))] for point in path[:wrong + 1])
+    if goes_along(case, before, after, factor * summed):
+        raise CheckFailed(
+            f"step {wrong + 1} follows the sum of all gradients so far ({case}): clear the gradient between steps"
+        )
+    if any(goes_along(case, before, after, factor * gradient) for gradient in case.gradients(path[0])):
+        raise CheckFailed(
+            f"step {wrong + 1} follows the gradient at the first point, not at the current iterate ({case})"
+        )
+    raise CheckFailed(
+        f"step {wrong + 1} is not step_size times the sign of the gradient at the current iterate ({case})"
+    )
 
 
-@check("pgd", "the network is unchanged: mode, parameters, statistics, no gradients left", weight=2)
-def network_untouched(ask, rng):
-    case = Case(rng)
-    facts, results = case.run(ask)
-    if facts["num_queries"] == 0 or np.array_equal(results["adversarial"], case.x):
-        raise CheckFailed("perturb returns its input unchanged or never calls the network: nothing was attacked")
-    before, after = facts["before"], facts["after"]
-    if after["modes"] != before["modes"]:
-        raise CheckFailed("perturb leaves the network in training mode, but it was in evaluation mode")
-    if np.abs(results["running_mean"] - case.arrays["mean"]).max() > 1e-6:
-        raise CheckFailed("perturb changes BatchNorm's running statistics: it calls the network in training mode")
-    if after["requires_grad"] != before["requires_grad"]:
-        frozen = sum(after["requires_grad"]) < sum(before["requires_grad"])
-        raise CheckFailed("perturb leaves parameters frozen (requires_grad False): restore the former "
-                          "values" if frozen else
-                          "perturb unfreezes a parameter (requires_grad True): restore the former values")
-    if not facts["parameters_unchanged"]:
-        raise CheckFailed("perturb changes the network's parameters")
-    if any(after["has_gradient"]):
-        raise CheckFailed("perturb leaves gradients on the parameters, which the next optimiser step would use: "
-                          "torch.autograd.grad(loss, input) computes only the gradient of the input")
-    facts, _ = case.run(ask, training=True)
-    if facts["after"]["modes"] != facts["before"]["modes"]:
-        raise CheckFailed("perturb leaves the network in evaluation mode, but it was in training mode: restore the "
-                          "mode")
-
-
-@check("pgd", "the input is unchanged; the result is a new, detached tensor", weight=2)
-def input_untouched(ask, rng):
-    case = Case(rng, steps=12, step=0.01)
-    facts, results = case.run(ask)
-    if not np.array_equal(results["x"], case.x):
-        raise CheckFailed("perturb modifies its input images: clone them first")
-    if np.array_equal(results["adversarial"], case.x):
-        raise CheckFailed("perturb returns its input unchanged: nothing was attacked")
-    if facts["input_requires_grad"]:
-        raise CheckFailed("perturb leaves requires_grad=True on its input images: clone and detach them first")
-    if facts["shares_memory"]:
-        raise CheckFailed("the result shares memory with the input")
-    if facts["attached"]:
-        raise CheckFailed("the result is attached to the autograd graph: detach it")
-    sizes = facts["graph_sizes"]
-    if len(sizes) > 4 and sizes[-1] >= sizes[2] + 3:
-        raise CheckFailed(f"the graph grows with each step ({sizes[1]} nodes at the network's input in the second, "
-                          f"{sizes[-1]} in the last): detach the images before the next step, or memory runs out")
+def goes_along(case: Case, before, after, gradient) -> bool:
+    sure = np.abs(gradient) > 1e-2 * np.abs(gradient).max()
+    return bool((np.sign(after - before) == np.sign(gradient))[sure].mean() > 0.99)

@@ -10,14 +10,15 @@ from autograder.variants import textbook
 
 
 class Variant(NamedTuple):
-    """A test solution. Only `part` is graded. `reason` and `review` are regular expressions."""
+    """A test solution. Only `part` is graded. `reason`, `review` and `allowed` are regular expressions."""
 
     name: str
     part: str
     source: str  # appended to the reference
-    reason: str = ""  # expected in the feedback
+    reason: str = ""  # expected in the title or feedback of a failed check
     max_points: float | None = None  # for cheats; default: all points of the part
     review: str = ""  # expected in the lines for staff
+    allowed: str = ""  # for wrong ones: what further failed checks may say; others are false reasons
 
 
 def changed(part: str, *changes: tuple[str, str]) -> str:

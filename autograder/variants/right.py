@@ -1,6 +1,7 @@
 """Correct solutions that differ from the reference. Each must get all points of its part."""
 
-from autograder.variants import Variant, changed, textbook
+from autograder.variants import Variant, attacks_right, changed, textbook
+from autograder.variants.right_structures import STRUCTURES
 
 C, A, B, V, P, T = "convolution", "attention", "block", "vit", "pgd", "adversarial"
 
@@ -249,7 +250,7 @@ class AdvSimpleNet(SimpleNet):
         return super().forward(x)
 '''
 
-RIGHT = [Variant(name, part, source) for name, part, source in [
+RIGHT = STRUCTURES + [Variant(name, part, source) for name, part, source in [
     ("textbook convolution", C, textbook.CONVOLUTION), ("slices, no unfold", C, SLICES),
     ("Tensor.unfold and tensordot, not contiguous", C, TENSORDOT), ("autograd inside backward", C, BY_AUTOGRAD),
     ("one image at a time", C, ONE_BY_ONE), ("float64 inside", C, FLOAT64), ("F.linear on patches", C, LINEAR),
@@ -263,3 +264,4 @@ RIGHT = [Variant(name, part, source) for name, part, source in [
     ("perturbation as leaf, ascending the negative loss", P, DELTA), ("random start and label chosen once", P, BOTH),
     ("textbook adversarial training", T, textbook.ADVERSARIAL), ("inside SimpleNet itself, as in 2024", T, INSIDE_SIMPLENET),
     ("modes restored module by module", T, SUPER)]]
+RIGHT += attacks_right.RIGHT

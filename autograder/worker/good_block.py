@@ -10,7 +10,7 @@ from autograder.worker.good_attention import GoodAttention
 class GoodBlock(nn.Module):
     """Records its constructor arguments in `settings`, and its forward passes in the class attribute `log`."""
 
-    log: list["GoodBlock"] = []  # noqa: RUF012
+    log: list[tuple[nn.Module, Tensor, Tensor]] = []  # noqa: RUF012  (block, input, output)
 
     def __init__(self, dim, num_heads, mlp_ratio=4.0, qkv_bias=True, drop_path=0.0, norm_layer=nn.LayerNorm,
                  act_layer=nn.GELU, window_size=0, *_, **__):  # ignores a student's additional arguments
@@ -23,10 +23,11 @@ class GoodBlock(nn.Module):
         self.fc1, self.act, self.fc2 = nn.Linear(dim, hidden), act_layer(), nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        GoodBlock.log.append(self)
         keep = 1 - self.settings["drop_path"] if self.training else 1.0
-        x = x + drop(windowed_attention(self.attn, self.norm1(x), self.settings["window_size"]), keep)
-        return x + drop(self.fc2(self.act(self.fc1(self.norm2(x)))), keep)
+        y = x + drop(windowed_attention(self.attn, self.norm1(x), self.settings["window_size"]), keep)
+        y = y + drop(self.fc2(self.act(self.fc1(self.norm2(y)))), keep)
+        GoodBlock.log[:] = [*GoodBlock.log[-15:], (self, x.detach(), y.detach())]
+        return y
 
 
 def drop(x: Tensor, keep: float) -> Tensor:
