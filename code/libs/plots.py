@@ -250,16 +250,11 @@ def mosaic(filters: Tensor, columns: int = 16, title: str = "") -> Figure:
     return figure
 
 
-def digit_rows(levels: dict[int, tuple[Tensor, Tensor, Tensor]], title: str = "") -> Figure:
-    """Originals, and a row of adversarial images for each {255 * epsilon: (originals, adversarial, success)}.
-
-    Images N,1,H,W in [0, 1]; success N bool, marked by a frame.
-    """
-    originals = next(iter(levels.values()))[0]
-    rows = {"original": (originals, [False] * len(originals)),
-            **{f"{level}/255": (attacked, success) for level, (_, attacked, success) in levels.items()}}
-    figure = Figure(figsize=(1.15 * len(originals) + 0.8, 1.2 * len(rows) + 0.5), layout="constrained")
-    for axes, (name, (images, framed)) in zip(figure.subplots(len(rows), len(originals), squeeze=False), rows.items()):
+def digit_rows(rows: dict[str, tuple[Tensor, Tensor]], title: str = "") -> Figure:
+    """A row of images for each {title: (images N,1,H,W in [0, 1], whether to frame each, N bool)}."""
+    columns = len(next(iter(rows.values()))[0])
+    figure = Figure(figsize=(1.15 * columns + 0.8, 1.2 * len(rows) + 0.5), layout="constrained")
+    for axes, (name, (images, framed)) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items()):
         for axis, image, frame in zip(axes, images.detach().cpu()[:, 0].numpy(), framed):
             show(axis, image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.spines[:].set(color=VAL if frame else "grey", linewidth=3 if frame else 0.5)

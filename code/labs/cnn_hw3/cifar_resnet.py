@@ -1,75 +1,26 @@
 """A ResNet for CIFAR-10, trained with the assignment's augmentation.
 
-CNN Homework 3, deliverables 3 and 4. The text does not give the network of its figure 3; this one follows the text
-(o: channels, s: stride):
-
-    conv 3x3 o=32 s=1    block o=64 s=2    block o=128 s=2    block o=256 s=2    average pool 4x4    linear -> 10
-
-A block is two 3x3 convolutions with a 1x1 convolution as shortcut; every convolution has no bias and is followed by
-BatchNorm and ReLU (the second one's ReLU after the sum). He initialisation, Adam, the assignment's transforms.
+CNN Homework 3, deliverables 3 and 4. The network is ResNet of model.py, the transforms are those of train.py; Adam.
 """
 
 import argparse
-from itertools import pairwise
 from pathlib import Path
 
 import torch
-import torchvision.transforms as transforms
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from custom_dataloader import open_split
 from labs import common
+from labs.cnn_hw3.model import ResNet
+from labs.cnn_hw3.train import TRAIN, VAL
 from labs.trained import check_cifar_size
 from labs.training import add_resume, panels, train_network
 from libs import hardware, plots
 from libs.arguments import number
 from libs.loaders import make_loader
-from student_code import init_weights
-from utils import IMAGENET_MEAN, IMAGENET_STD, spaced
-
-
-class Block(nn.Module):
-    """Residual block that changes channels and size, so its shortcut is a 1x1 convolution (He et al. 2016)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
-                                  nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True),
-                                  nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
-                                  nn.BatchNorm2d(out_channels))
-        self.shortcut = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                                      nn.BatchNorm2d(out_channels))
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.body(x) + self.shortcut(x))
-
-
-class ResNet(nn.Module):
-    """N,3,32,32 -> N,num_classes."""
-
-    def __init__(self, num_classes: int = 10, widths=(32, 64, 128, 256)):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]),
-                                  nn.ReLU(inplace=True))
-        self.blocks = nn.Sequential(*(Block(a, b, 2) for a, b in pairwise(widths)))
-        self.pool = nn.AvgPool2d(4)
-        self.fc = nn.Linear(widths[-1], num_classes)
-        init_weights(self)
-        nn.init.kaiming_normal_(self.fc.weight, nonlinearity="linear")
-        nn.init.zeros_(self.fc.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.pool(self.blocks(self.stem(x))).flatten(1))
-
-
-# The assignment's transforms.
-NORMALIZE = {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
-TRAIN = transforms.Compose([transforms.RandomResizedCrop(32, scale=(0.8, 1.0)), transforms.RandomHorizontalFlip(),
-                            transforms.ToTensor(), transforms.Normalize(**NORMALIZE, inplace=True)])
-VAL = transforms.Compose([transforms.ToTensor(), transforms.Normalize(**NORMALIZE, inplace=True)])
+from utils import spaced
 
 
 class DecodedDataset(Dataset):

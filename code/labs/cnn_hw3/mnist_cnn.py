@@ -1,9 +1,6 @@
 """MNIST with a small CNN built from the layers of mytorch.py only.
 
-CNN Homework 3, deliverable 2. The text does not give the network of its figure 1; this is a plain one of the same kind
-(i, o: channels, k: kernel, s: stride, p: padding; every convolution has a bias and is followed by ReLU):
-
-    conv i=1 o=16 k=5 s=1 p=2    pool k=2 s=2    conv i=16 o=32 k=5 s=1 p=2    pool k=2 s=2    linear 1568 -> 10
+CNN Homework 3, deliverable 2. The network is MnistCNN of train.py, beside it the same one with torch's layers.
 """
 
 import argparse
@@ -16,30 +13,11 @@ from torchvision.datasets import MNIST
 
 from labs import common
 from labs.cnn_hw3.mytorch import Conv2d, MaxPool2d
+from labs.cnn_hw3.train import MnistCNN
 from labs.training import TensorBatches, add_resume, panels, train_network
 from libs import plots
 from libs.hardware import Hardware
 from utils import BadInput
-
-
-class MnistCNN(nn.Module):
-    """N,1,28,28 in [0, 1] -> N,10; `conv` and `pool` take the arguments of torch's layers."""
-
-    def __init__(self, conv=Conv2d, pool=MaxPool2d):
-        super().__init__()
-        self.features = nn.Sequential(conv(1, 16, kernel_size=5, stride=1, padding=2), nn.ReLU(),
-                                      pool(kernel_size=2, stride=2),
-                                      conv(16, 32, kernel_size=5, stride=1, padding=2), nn.ReLU(),
-                                      pool(kernel_size=2, stride=2))
-        self.fc = nn.Linear(32 * 7 * 7, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.features(normalized(x)).flatten(1))
-
-
-def normalized(x: Tensor) -> Tensor:
-    """Pixels in [0, 1], normalised by the mean and standard deviation of MNIST's training images."""
-    return (x - 0.1307) / 0.3081
 
 
 def open_mnist(folder: str, limit: int | None = None) -> dict[str, tuple[Tensor, Tensor]]:

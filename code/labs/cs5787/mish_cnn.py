@@ -13,10 +13,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torchvision import transforms
 
 from extras import explain
 from labs import common
-from labs.cnn_hw3.cifar_resnet import VAL, add_cifar_flags, open_cifar, transforms
+from labs.cnn_hw3.cifar_resnet import add_cifar_flags, open_cifar
+from labs.cnn_hw3.train import VAL
 from labs.training import train_network
 from libs import hardware, plots
 from student_code import init_weights
