@@ -21,11 +21,12 @@ from torch import nn
 from custom_dataloader import open_split
 from demo import data as demo_data
 from libs import hardware, networks
-from libs.engine import WarmupCosine, evaluate, train_one_epoch
+from libs.engine import evaluate, train_one_epoch
 from libs.hardware import Hardware
 from libs.loaders import open_loader
 from libs.metrics import top_k
 from libs.progress import Progress
+from libs.training_state import WarmupCosine
 from student_code import SimpleNet
 from utils import seed_everything
 

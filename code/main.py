@@ -1,5 +1,7 @@
 """Train, evaluate and attack an image classifier: python main.py DIR [flags]. See --help, and the README."""
 
+import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -8,8 +10,10 @@ from pathlib import Path
 
 from libs import checkpoint, hardware, plots
 from libs.arguments import RESTORED_ON_RESUME, parse_args, resuming
-from libs.engine import Training, fit
+from libs.engine import Diverged, Stopped, Training, fit
 from libs.evaluation import attack_model, evaluate_model
+from libs.interruption import Requests
+from libs.loaders import data_key
 from libs.run import Run, introduce, resolve
 from utils import BadInput
 
@@ -23,11 +27,8 @@ def main(argv: list[str] | None = None) -> None:
         with exit_with_sentence(2):
             run = resolve(args, device, rank, world)
         introduce(run)
-        try:
-            with exit_with_sentence(1):
-                {"train": train, "evaluate": evaluate_model, "attack": attack_model}[args.mode](run)
-        finally:
-            run.folder.close()
+        with exit_with_sentence(1), run.folder:
+            {"train": train, "evaluate": evaluate_model, "attack": attack_model}[args.mode](run)
 
 
 @contextmanager
@@ -54,36 +55,64 @@ def strip_worker_traceback(error: BadInput) -> str:
 
 
 def train(run: Run) -> None:
-    """Train to --epochs, and report. Ctrl-C ends with exit code 130 and the command that continues the run."""
-    args, folder, state = run.args, run.folder, run.state
+    """Train to --epochs, and report. Ends early with exit code 130 (Ctrl-C) or 143 (SIGTERM), and says how to go on."""
+    args, folder = run.args, run.folder
     folder.json("settings", {key: str(value) for key, value in vars(args).items()})
-    if resuming(args) and folder.active and (best := Path(args.resume).parent / checkpoint.BEST).exists():
-        checkpoint.copy(best, folder.models / checkpoint.BEST)  # it may remain the best
-    training = Training(run.model, run.loaders, state, run.hardware, folder, lambda is_best: save(run, is_best),
-                        seed=args.seed, clip_grad=args.clip_grad, print_freq=args.print_freq, adversary=run.adversary,
-                        before_epoch=run.resizing)
-    try:
-        summary = fit(training, args.epochs)
-    except KeyboardInterrupt:
-        if folder.active:
-            last = folder.models / checkpoint.LAST
-            command = f"to continue: python main.py {args.data} --resume {last}"
-            print(f"\nstopped; {state.epoch} of {args.epochs} epochs are done; "
-                  f"{command if last.exists() else 'nothing is saved yet'}")
-        sys.exit(130)
+    if resuming(args):
+        take_over(run)
+    with Requests(args.checkpoint_minutes, run.hardware) as requests:
+
+        def save(is_best: bool) -> None:
+            if run.hardware.is_main:
+                folder.save(content_of(run), is_best, run.continued_time)
+            requests.saved()
+
+        training = Training(run.model, run.loaders, run.state, run.hardware, folder, save, seed=args.seed,
+                            clip_grad=args.clip_grad, print_freq=args.print_freq, adversary=run.adversary,
+                            before_epoch=run.resizing, request=requests)
+        try:
+            summary = fit(training, args.epochs)
+        except Diverged as error:
+            raise BadInput(f"{error}. {how_to_continue(run)}") from None
+        except (Stopped, KeyboardInterrupt) as stop:
+            run.say(f"\nstopped; {run.state.epoch} of {args.epochs} epochs are done; {how_to_continue(run)}")
+            sys.exit(128 + (stop.args or [signal.SIGINT])[0])
     report(run, summary)
 
 
-def save(run: Run, is_best: bool) -> None:
-    """Write the checkpoint of the epoch just finished."""
-    if run.hardware.is_main:
-        settings = {**{name: getattr(run.args, name) for name in RESTORED_ON_RESUME},
-                    "amp": run.hardware.precision.training, "device": run.hardware.device.type,
-                    "loader": type(run.loaders["train"]).__name__}
-        content = {**run.state.to_checkpoint(run.args.model, run.model, settings), "classes": run.class_names}
-        if run.adversary is not None:
-            content["adversary"] = run.adversary.state_dict()
-        checkpoint.save(run.folder.models, content, is_best)
+def take_over(run: Run) -> None:
+    """Give the new run folder what the run that it continues has: the best model, which may remain so, and curves."""
+    if run.folder.active:
+        run.folder.replay(run.saved.get("scalars", {}))
+        if (best := Path(run.args.resume).parent / checkpoint.BEST).exists():
+            checkpoint.copy(best, run.folder.models / checkpoint.BEST)
+
+
+def how_to_continue(run: Run) -> str:
+    """The command that goes on from the last good checkpoint, with the flags that are not restored from there."""
+    if not run.folder.active:
+        return ""
+    args, last = run.args, run.folder.models / checkpoint.LAST
+    good = last if last.exists() else args.resume if resuming(args) else None
+    if good is None:
+        return "nothing is saved yet"
+    start = f"torchrun --nproc-per-node {run.hardware.world} -- main.py" if run.hardware.world > 1 else "python main.py"
+    words = [str(args.data), "--resume", str(good)]
+    for name in sorted(args.given & {"gpu", "workers", "logs", "checkpoint_minutes"}):
+        words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    return f"to continue: {start} {shlex.join(words)}" + (" --use-mps" if args.use_mps else "")
+
+
+def content_of(run: Run) -> dict:
+    """The checkpoint of the present state."""
+    settings = {**{name: getattr(run.args, name) for name in RESTORED_ON_RESUME},
+                "amp": run.hardware.precision.training, "device": run.hardware.device.type,
+                "loader": type(run.loaders["train"]).__name__}
+    content = {**run.state.to_checkpoint(run.args.model, run.model, settings), "classes": run.class_names,
+               "data": data_key(run.loaders["train"]), "scalars": run.folder.logged()}
+    if run.adversary is not None:
+        content["adversary"] = run.adversary.state_dict()
+    return content
 
 
 def report(run: Run, summary: dict) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,6 +137,36 @@ def seed_everything(*key: int) -> None:
     torch.manual_seed(seed)
 
 
+def random_state(device: torch.device) -> dict:
+    """States of the generators of Python, NumPy, torch and `device`, as tensors and plain values."""
+    version, words, gauss = random.getstate()
+    name, keys, *rest = np.random.get_state()
+    return {"python": [version, torch.tensor(words), gauss],
+            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest], "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
+
+
+def set_random_state(state: dict, device: torch.device) -> None:
+    """Return to what `random_state` gave; its seed is kept where there was no GPU."""
+    random.setstate(python_state(state["python"]))
+    np.random.set_state(numpy_state(state["numpy"]))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def python_state(saved: list) -> tuple:
+    """What random.setstate takes, of what `random_state` gave."""
+    version, words, gauss = saved
+    return version, tuple(words.tolist()), gauss
+
+
+def numpy_state(saved: list) -> tuple:
+    """What np.random.set_state takes, of what `random_state` gave."""
+    name, keys, *rest = saved
+    return name, keys.numpy().astype(np.uint32), *rest
+
+
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
     """Seed the CPU generators from `key` inside the block; restore their states afterwards."""
@@ -165,3 +196,23 @@ def writing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_stale_parts(folder: Path) -> None:
+    """Remove the temporary files that killed processes left under `folder`; call it before writing there."""
+    for part in folder.rglob(".*.part"):
+        writer = part.name.split(".")[-2]
+        if part.is_file() and writer.isdecimal() and _has_ended(int(writer), part):
+            part.unlink(missing_ok=True)
+
+
+def _has_ended(process: int, part: Path) -> bool:
+    if os.name == "nt":  # where os.kill would end it
+        return time.time() - part.stat().st_mtime > 60
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return process == os.getpid()  # containers give each run the same number

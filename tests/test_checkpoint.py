@@ -1,10 +1,13 @@
 """Checkpoints of this scaffold and of the stock one, whole or not there."""
 
+import math
 import os
+import random
 from collections import OrderedDict
 
 import pytest
 import torch
+from conftest import same
 from torch import nn
 
 from libs import checkpoint
@@ -32,10 +35,63 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(checkpoint.Unwritable, match="No space"):
         checkpoint.save(tmp_path, {"state_dict": {}, "epoch": 2}, is_best=False)
     assert [p.name for p in tmp_path.iterdir()] == [checkpoint.LAST]
     assert checkpoint.load(tmp_path / checkpoint.LAST)["epoch"] == 1
+
+
+class PowerCut(BaseException):
+    pass
+
+
+def test_a_power_cut_between_any_two_operations_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+    """And a best model that is not older than it."""
+    left = [math.inf]
+
+    def counted(real):
+        def operation(*arguments, **named):
+            left[0] -= 1
+            if left[0] < 0:
+                raise PowerCut
+            return real(*arguments, **named)
+        return operation
+
+    for place, name in ((os, "replace"), (os, "fsync"), (os, "link"), (torch, "save"), (checkpoint.shutil, "copyfile")):
+        monkeypatch.setattr(place, name, counted(getattr(place, name)))
+    for operations in range(99):
+        folder = tmp_path / str(operations)
+        left[0] = math.inf
+        checkpoint.save(folder, {"state_dict": {}, "epoch": 1}, is_best=True)
+        left[0] = operations
+        try:
+            checkpoint.save(folder, {"state_dict": {}, "epoch": 2}, is_best=True)
+        except PowerCut:
+            last, best = (checkpoint.load(folder / name)["epoch"] for name in (checkpoint.LAST, checkpoint.BEST))
+            assert (last, best) in ((1, 1), (1, 2), (2, 2))
+        else:
+            break
+    assert operations >= 8
+    assert [checkpoint.load(folder / name)["epoch"] for name in (checkpoint.BEFORE, checkpoint.LAST)] == [1, 2]
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    """torch writes checksums, but does not compare them."""
+    path, generator = tmp_path / checkpoint.LAST, random.Random(0)
+    checkpoint.save(tmp_path, {"state_dict": nn.Linear(50, 50).state_dict(), "epoch": 1}, is_best=False)
+    checkpoint.save(tmp_path, {"state_dict": nn.Linear(50, 50).state_dict(), "epoch": 2}, is_best=False)
+    whole, truth = path.read_bytes(), checkpoint.load(path)
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert same(checkpoint.load(path), truth), "it was read, and wrong"
+        except BadInput as error:
+            refused += 1
+            assert f"This one is whole: {tmp_path / checkpoint.BEFORE}" in str(error)
+    assert refused > 80, "the others were in the gaps between the tensors"
 
 
 def stock(year: int) -> dict:

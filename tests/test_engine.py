@@ -11,10 +11,11 @@ from conftest import CODE
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from libs.engine import WarmupCosine, evaluate, horizontal_flip, identity, train_one_epoch
+from libs.engine import evaluate, horizontal_flip, identity, train_one_epoch
 from libs.hardware import Hardware, Precision, pick_device, pick_memory_format, pick_precision
 from libs.metrics import confusion_matrix, mean_average_precision, per_class_accuracy, summarize, top_k
 from libs.progress import Progress, clock
+from libs.training_state import WarmupCosine
 from utils import AverageMeter, BadInput
 
 CPU = Hardware(torch.device("cpu"))

@@ -98,12 +98,15 @@ class AdversarialTraining:
         return self.attacks[self.kind](self.model, images, labels)
 
     def state_dict(self) -> dict:
-        return {"kind": self.kind, "best": self.best}
+        """The snapshot, too: inside an epoch the weights have gone on."""
+        snapshot = dict(zip(("state_dict", "optimizer"), self.snapshot)) if self.snapshot else None
+        return {"kind": self.kind, "best": self.best, "snapshot": snapshot}
 
-    def load_state_dict(self, state: dict, optimizer: torch.optim.Optimizer) -> None:
-        """Restore from a checkpoint; the current weights and momentum become the snapshot."""
+    def load_state_dict(self, state: dict, optimizer: torch.optim.Optimizer | None) -> None:
+        """Restore from a checkpoint; the current weights and momentum become the snapshot, without `optimizer` none."""
         self.kind, self.best = state["kind"], state["best"]
-        self._save_snapshot(optimizer)
+        if optimizer is not None:
+            self._save_snapshot(optimizer)
 
     def robust_probes(self) -> int:
         """Number of probe images that are classified correctly under attack."""
@@ -125,7 +128,7 @@ class AdversarialTraining:
             self._save_snapshot(optimizer)
             return None
         self._restore_snapshot(optimizer)
-        self.kind = "pgd"
+        self.kind, self.snapshot = "pgd", None  # which has no need of one
         return (f"catastrophic overfitting: {robust} of {len(self.probe[1])} probe images are robust to PGD, "
                 f"{self.best} were before. This epoch is reverted; training continues with 5-step PGD")
 

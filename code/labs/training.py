@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from libs import checkpoint
-from libs.engine import Training, TrainingState, WarmupCosine, evaluate, fit
+from libs.engine import Training, evaluate, fit
 from libs.hardware import Hardware
 from libs.loaders import EpochSampler
 from libs.metrics import summarize
 from libs.progress import Progress
 from libs.run_folder import RunFolder
+from libs.training_state import TrainingState, WarmupCosine
 from utils import BadInput
 
 SAVED_SETTINGS = ("epochs", "lr", "train_batch", "seed")
@@ -22,14 +23,14 @@ class TensorBatches:
     """Loader of images and labels in memory; `shuffle` also drops an incomplete last batch."""
 
     def __init__(self, images: Tensor, labels: Tensor, batch: int, shuffle: bool = False, seed: int = 0):
-        self.images, self.labels, self.batch, self.shuffle = images, labels, batch, shuffle
+        self.images, self.labels, self.batch_size, self.shuffle = images, labels, batch, shuffle
         self.sampler = EpochSampler(len(labels), seed, shuffle)
 
     def __len__(self) -> int:
-        return len(self.labels) // self.batch if self.shuffle else -(-len(self.labels) // self.batch)
+        return len(self.labels) // self.batch_size if self.shuffle else -(-len(self.labels) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in torch.from_numpy(self.sampler.indices()).split(self.batch)[: len(self)]:
+        for rows in torch.from_numpy(self.sampler.indices()).split(self.batch_size)[: len(self)]:
             yield self.images[rows], self.labels[rows]
 
 

@@ -18,10 +18,11 @@ DEFAULTS = {
     "use_resnet18": False, "use_custom_conv": None, "weights": None, "recipe": "sheet", "epochs": 90, "warmup": 5.0,
     "start_epoch": 0, "batch_size": 256, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "clip_grad": 1.0,
     "adversarial": None, "seed": 0, "num_steps": None, "step_size": None, "epsilon": None, "self_check": False,
-    "workers": 4, "cache": "auto", "gpu": None, "use_mps": False, "amp": "auto", "print_freq": 10, "logs": LOGS}
+    "workers": 4, "cache": "auto", "gpu": None, "use_mps": False, "amp": "auto", "print_freq": 10,
+    "checkpoint_minutes": 1.0, "logs": LOGS}
 # Settings that a resumed run restores from its checkpoint, unless the command line has them.
 RESTORED_ON_RESUME = ("epochs", "warmup", "batch_size", "lr", "momentum", "weight_decay", "clip_grad", "seed",
-                      "use_custom_conv", "adversarial", "epsilon", "cache", "recipe")
+                      "use_custom_conv", "adversarial", "epsilon", "cache", "recipe", "print_freq")
 # The values of all flags, read-only; `data`: DIR; `mode`: train, evaluate or attack; `given`: names of typed flags.
 Flags = make_dataclass("Flags", ["data", *DEFAULTS, "mode", "given"], frozen=True)
 
@@ -57,9 +58,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         "TensorBoard")
     add("--view", type=number(int, 8, 2048), metavar="PIXELS", help="with -e: also evaluate on images resized to "
         "PIXELS, without a margin to crop off; 160 suits networks trained on random sized crops of 128 pixels")
-    add("--resume", metavar="PATH", help="checkpoint to resume, evaluate or attack. A resumed run keeps its settings "
-        "and its learning-rate schedule; with another --epochs the rate falls from its present value to zero at the "
-        "new end. With --start-epoch only the weights are loaded, and a new schedule starts")
+    add("--resume", metavar="PATH", help="checkpoint to resume, evaluate or attack; auto takes the newest good one in "
+        "--logs, and starts a training if there is none. A resumed run keeps its settings and its learning-rate "
+        "schedule; with another --epochs the rate falls from its present value to zero at the new end. With "
+        "--start-epoch only the weights are loaded, and a new schedule starts")
 
     model = parser.add_argument_group("model")
     model.add_argument("--model", metavar="NAME", help=f"one of {', '.join(MODEL_NAMES)} (default: that of --resume, "
@@ -117,6 +119,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                         "are computed in fp32 unless a type is named")
     output.add_argument("-p", "--print-freq", type=number(int, 1), metavar="N",
                         help="batches between progress lines (default: 10)")
+    output.add_argument("--checkpoint-minutes", type=number(float, 0, above=True), metavar="M",
+                        help="minutes between checkpoints inside an epoch; each epoch also ends with one (default: 1)")
     output.add_argument("--logs", type=Path, metavar="DIR",
                         help="parent of the run folders (default: logs/ at the repository's root)")
     return parser
@@ -228,7 +232,7 @@ def _training_conflict(flags: Flags, model: str | None) -> str | None:
         return "--adversarial does not go with adv-simplenet, which attacks its images by itself"
     if "momentum" in flags.given and (model == "vit" or flags.recipe == "fast"):
         return f"--momentum is SGD's; {'the ViT trains with AdamW' if model == 'vit' else '--recipe fast with Muon'}"
-    if flags.resume and "warmup" in flags.given and "start_epoch" not in flags.given:
+    if flags.resume not in (None, "auto") and "warmup" in flags.given and "start_epoch" not in flags.given:
         return "--warmup belongs to the start of a run, and a resumed one keeps its own; see --start-epoch"
     if flags.start_epoch >= flags.epochs:
         return f"--start-epoch {flags.start_epoch} leaves none of --epochs {flags.epochs}"

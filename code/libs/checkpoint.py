@@ -1,30 +1,79 @@
-"""Save checkpoints atomically; load them with weights_only=True, including those of older scaffolds; resume."""
+"""Save checkpoints atomically; load them with weights_only=True, also those of older scaffolds; find the newest."""
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from libs.checkpoint_schema import flaw
 from utils import BadInput, writing
 
 LAST, BEST = "checkpoint.pth.tar", "model_best.pth.tar"
+BEFORE = "checkpoint_before.pth.tar"  # the one before the last
 
 
-def save(folder: str | os.PathLike, state: dict, is_best: bool) -> None:
-    """Write `state` to FOLDER/checkpoint.pth.tar and, if it is the best so far, to model_best.pth.tar."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with writing(Path(folder) / LAST) as part:
-        torch.save(state, part)
-    if is_best:
-        copy(Path(folder) / LAST, Path(folder) / BEST)
+# ------------------------------------------------------------------------------------------------- saving
+
+
+class Unwritable(BadInput):
+    """A checkpoint cannot be written: disk full or permission denied."""
+
+
+def save(folder: str | os.PathLike, state: dict, is_best: bool, newer_than: float = 0.0) -> None:
+    """Write `state` to FOLDER/checkpoint.pth.tar and, if it is the best so far, to model_best.pth.tar.
+
+    Whatever happens between two operations, LAST is whole on the disk, and BEST is not older than it. `newer_than` is
+    the time of a file that this one continues: a clock may have been set back. Raises Unwritable.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder / LAST) as part:
+            torch.save(state, part)
+            _to_disk(part)
+            if part.stat().st_mtime <= newer_than:
+                os.utime(part, (newer_than + 1, newer_than + 1))
+            if is_best:
+                copy(part, folder / BEST)
+            if (folder / LAST).exists():
+                _link(folder / LAST, folder / BEFORE)
+        _to_disk(folder)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise Unwritable(f"{folder / LAST}: cannot be written ({reason})") from error
 
 
 def copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with writing(target) as part:
         shutil.copyfile(source, part)
+        _to_disk(part)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file, which is never changed in place; a copy where the file system has no such names."""
+    with writing(target) as part:
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk: a power cut may come at any time."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# ------------------------------------------------------------------------------------------------ loading
 
 
 def load(path: str | os.PathLike) -> dict:
@@ -33,10 +82,12 @@ def load(path: str | os.PathLike) -> dict:
     Accepts the stock scaffold's files of any year: without scheduler or optimizer, saved on a GPU, with DataParallel's
     `module.` prefix. Raises BadInput for any other content; never unpickles objects.
     """
-    state = read(path, f"If it was truncated, take the other one of {LAST} and {BEST} in that folder")
+    state = read(path, _other_one(Path(path)))
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         raise BadInput(f"{path}: is not a checkpoint of this scaffold (no 'state_dict'); plain pretrained weights "
                        "go with --weights")
+    if problem := flaw(state):
+        raise BadInput(f"{path}: is not a checkpoint of this scaffold: {problem}")
     weights = {name.removeprefix("module."): tensor for name, tensor in state["state_dict"].items()}
     return {"epoch": 0, "model_arch": "", **state, "state_dict": weights,
             "best_acc1": float(state.get("best_acc1", 0.0))}
@@ -45,6 +96,7 @@ def load(path: str | os.PathLike) -> dict:
 def read(path: str | os.PathLike, advice: str):
     """torch.load to the CPU with weights_only=True. Raises BadInput, which ends with `advice`."""
     try:
+        _verify(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"{path}: there is no such file") from None
@@ -55,6 +107,37 @@ def read(path: str | os.PathLike, advice: str):
     except Exception as error:  # foreign bytes raise a dozen exception types, all with this meaning
         raise BadInput(f"{path}: cannot be read: damaged, truncated, or not a file of tensors and plain values only "
                        f"(others are never loaded; torch raised {type(error).__name__}). {advice}") from None
+
+
+def _verify(path: str | os.PathLike) -> None:
+    """Compare the checksums that torch.save writes, and torch.load ignores. Raises BadZipFile if one is wrong."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+
+
+def _other_one(path: Path) -> str:
+    """Where to go on if `path` cannot be read."""
+    for other in (path.with_name(name) for name in (LAST, BEFORE, BEST)):
+        if other != path and other.exists() and is_good(other):
+            return f"This one is whole: {other}"
+    return f"If it was truncated, take the other one of {LAST} and {BEST} in that folder"
+
+
+def is_good(path: Path) -> bool:
+    """Whether `load` would accept the file."""
+    try:
+        return flaw(read(path, "")) is None
+    except BadInput:
+        return False
+
+
+def newest(logs: Path) -> Path | None:
+    """The newest good checkpoint of the run folders in `logs`, for --resume auto. Damaged ones are passed over."""
+    found = [path for name in (LAST, BEFORE) for path in logs.glob(f"exp_*/models/{name}")]
+    return next((path for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+                 if is_good(path)), None)
 
 
 def load_weights(model: nn.Module, weights: dict, path: str | os.PathLike) -> None:
@@ -76,44 +159,3 @@ def load_weights(model: nn.Module, weights: dict, path: str | os.PathLike) -> No
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
-
-
-# -------------------------------------------------------------------------------------------- resume
-
-FINISHED = "To train these weights further, start a new schedule: --start-epoch 0 --epochs N --lr LR"
-
-
-def resume(state, saved: dict, args) -> None:
-    """Restore `state` (engine.TrainingState) from the checkpoint `saved` of --resume; `args` are the resolved flags.
-
-    The stock scaffold's files hold only parts of it. Flags win over the checkpoint. Raises BadInput if the optimizer
-    state does not match, or if no epochs are left to train.
-    """
-    state.epoch, state.best_acc1, state.history = saved["epoch"], saved["best_acc1"], saved.get("history", [])
-    if "optimizer" in saved:
-        _restore_optimizer(state.optimizer, saved["optimizer"], args)
-    state.scaler.load_state_dict(saved.get("scaler") or state.scaler.state_dict())
-    schedules = (saved.get("scheduler") or {}).get("lr_lambdas") or [None]  # the stock scaffold saves no usable state
-    vars(state.schedule).update(schedules[0] or {}, steps_per_epoch=state.schedule.steps_per_epoch)
-    if state.epoch >= args.epochs:
-        raise BadInput(f"{args.resume}: this run has finished {state.epoch} epochs, and --epochs is {args.epochs}. "
-                       f"{FINISHED}")
-    if state.epoch >= state.schedule.epochs:
-        raise BadInput(f"{args.resume}: this run has finished its {state.epoch} epochs, and its learning rate is zero. "
-                       f"{FINISHED}")
-    if state.schedule.epochs != args.epochs:
-        state.schedule.retarget(state.epoch, args.epochs)
-
-
-def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict, args) -> None:
-    fused = [group.get("fused") for group in optimizer.param_groups]  # depends on the device, not on the run
-    try:
-        optimizer.load_state_dict(saved)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{args.resume}: its optimizer state does not match {args.model} ({error}). To train these "
-                       "weights, start a new schedule: --start-epoch 0") from None
-    for group, is_fused in zip(optimizer.param_groups, fused):
-        if args.recipe == "sheet":  # Muon's groups have values of their own
-            group.update({name: getattr(args, name) for name in ("momentum", "weight_decay") if name in group})
-        if is_fused is not None:
-            group["fused"] = is_fused

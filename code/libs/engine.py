@@ -1,4 +1,4 @@
-"""The trainer: learning-rate schedule, `train_one_epoch`, `evaluate`, and `fit` around them.
+"""The trainer: `train_one_epoch`, `evaluate`, and `fit` around them.
 
 It is given the model, the data loaders and the function that saves; it knows none of them by name.
 """
@@ -6,52 +6,26 @@ It is given the model, the data loaders and the function that saves; it knows no
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from libs.hardware import Hardware
 from libs.metrics import summarize, top_k
 from libs.progress import Progress, clock, describe
-from utils import BadInput, seed_everything
+from libs.training_state import TrainingState, position_of
+from utils import BadInput
 
-# ------------------------------------------------------------------------------------------- schedule
+
+class Diverged(BadInput):
+    """Loss, weights or outputs are not finite numbers any more."""
 
 
-class WarmupCosine:
-    """Learning-rate factor of each iteration: linear warm-up, then half a cosine to zero.
-
-    Equations (4) and (5) of the 2019 report (docs/references.md). Counted in epochs, so it is independent of the batch
-    size. The first iteration has 1 / (number of warm-up iterations), never 0; warm-up is at most half of the run.
-    """
-
-    def __init__(self, epochs: int, warmup: float, steps_per_epoch: int):
-        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
-        self.warmup = self.start = min(warmup, epochs / 2)
-        self.peak = 1.0
-
-    def __call__(self, step: int) -> float:
-        epoch = step / self.steps_per_epoch
-        if epoch < self.warmup:
-            return min(1.0, (step + 1) / (self.warmup * self.steps_per_epoch))
-        if epoch >= self.epochs:
-            return 0.0
-        return self.peak * 0.5 * (1 + math.cos(math.pi * (epoch - self.start) / (self.epochs - self.start)))
-
-    def retarget(self, epoch: int, epochs: int) -> None:
-        """Change the length of a run at `epoch`: the rate falls from its value there to zero at `epochs`.
-
-        During warm-up the warm-up is finished first, at half of the new length at the latest.
-        """
-        if epoch < min(self.warmup, epochs / 2):
-            self.warmup = self.start = min(self.warmup, epochs / 2)
-        else:
-            self.peak = self(epoch * self.steps_per_epoch)
-            self.start, self.warmup = epoch, min(self.warmup, epoch)
-        self.epochs = epochs
+class Stopped(Exception):
+    """Training ended early, as a signal (its number is the argument) asked; everything is saved."""
 
 
 # ---------------------------------------------------------------------------------------------- loops
@@ -60,12 +34,13 @@ class WarmupCosine:
 def train_one_epoch(model: nn.Module, loss_fn: nn.Module, optimizer: torch.optim.Optimizer, scheduler: LRScheduler,
                     progress: Progress, hardware: Hardware, scaler: torch.amp.GradScaler,
                     clip_grad: float | None = None, on_report: Callable[..., None] | None = None,
-                    perturb: Callable[[Tensor, Tensor], Tensor] | None = None) -> dict[str, float]:
+                    perturb: Callable[[Tensor, Tensor], Tensor] | None = None,
+                    after_step: Callable[[], None] | None = None) -> dict[str, float]:
     """Train once over the batches (images, labels) of `progress`. Returns the mean loss, top1 and top5 (percent).
 
     `clip_grad` is the maximum gradient norm. `on_report(batch, loss, rate)` is called every `print_freq` batches.
-    `perturb(images, labels) -> images`, for adversarial training, runs under the training autocast.
-    Raises BadInput if the loss is not finite.
+    `perturb(images, labels) -> images`, for adversarial training, runs under the training autocast. `after_step()` is
+    called when a step is finished. Raises Diverged if the loss is not finite.
     """
     model.train()
     for images, labels in progress:
@@ -90,10 +65,13 @@ def train_one_epoch(model: nn.Module, loss_fn: nn.Module, optimizer: torch.optim
         logits, loss = logits.detach(), loss.detach()
         if progress.update(len(images), loss=loss, top1=top_k(logits, labels, 1), top5=top_k(logits, labels, 5)):
             if not math.isfinite(loss.item()):
-                raise BadInput(f"{progress.title}: the loss is {loss.item()} after {progress.batches} batches: the "
-                               "training has diverged. Take a smaller --lr or a longer --warmup")
+                raise Diverged(f"{progress.title}: the loss is {loss.item()} after {progress.batches} batches: the "
+                               f"training has diverged. Take a smaller --lr or a longer --warmup (this step's rate "
+                               f"was {rate:.3g})")
             if on_report is not None:
                 on_report(progress.batches, loss.item(), rate)
+        if after_step is not None:
+            after_step()
     return hardware.average(progress.averages())
 
 
@@ -115,7 +93,7 @@ def evaluate(model: nn.Module, progress: Progress, hardware: Hardware, views: di
 
     Returns ({view: logits N,C}, labels N) on the CPU. A view maps a batch of images to another one (horizontal flip,
     an attack); the default is the image itself. `on_batch(batch, {view: images}, {view: logits}, labels)` is called
-    for each batch. Raises BadInput if an output is not finite.
+    for each batch. Raises Diverged if an output is not finite.
     """
     views = views or {"image": identity}
     logits: dict[str, list[Tensor]] = {name: [] for name in views}
@@ -138,38 +116,14 @@ def evaluate(model: nn.Module, progress: Progress, hardware: Hardware, views: di
     truth = gathered.pop("labels")
     for name, values in gathered.items():
         if not values.isfinite().all():
-            raise BadInput(f"{progress.title}: the model's outputs ({name}) are not all finite numbers: its training "
+            raise Diverged(f"{progress.title}: the model's outputs ({name}) are not all finite numbers: its training "
                            "has diverged. Take a smaller --lr or a longer --warmup")
     return gathered, truth
 
 
 # ------------------------------------------------------------------------------------------------ fit
 
-
-@dataclass
-class TrainingState:
-    """What training changes besides the weights; a checkpoint holds both."""
-
-    optimizer: torch.optim.Optimizer
-    schedule: Callable[[int], float]  # iteration -> factor of the learning rate
-    scaler: torch.amp.GradScaler
-    epoch: int = 0  # epochs finished
-    best_acc1: float = -1.0  # so that the first epoch is the best so far, even at 0 %
-    history: list[dict] = field(default_factory=list)  # a row for each epoch
-    scheduler: LambdaLR | None = None
-
-    def start(self, steps_per_epoch: int) -> None:
-        """Make the scheduler, at the current epoch. Groups without an `initial_lr` start from their `lr`."""
-        for group in self.optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-        self.scheduler = LambdaLR(self.optimizer, self.schedule, last_epoch=self.epoch * steps_per_epoch - 1)
-
-    def to_checkpoint(self, model_arch: str, model: nn.Module, settings: dict) -> dict:
-        """The content of a checkpoint file."""
-        return {"epoch": self.epoch, "model_arch": model_arch, "state_dict": model.state_dict(),
-                "best_acc1": self.best_acc1, "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(), "scaler": self.scaler.state_dict(), "history": self.history,
-                "settings": settings}
+GO_ON, SAVE = 0, 1  # answers of Training.request; any other is the number of a signal, to save and stop
 
 
 @dataclass(frozen=True)
@@ -188,6 +142,8 @@ class Training:
     print_freq: int = 10
     adversary: object = None  # adversarial_training.AdversarialTraining
     before_epoch: Callable[[int], None] | None = None  # such as recipe's progressive resizing
+    # Asked after each step, with whether it is the epoch's last: GO_ON, SAVE, or the number of a signal.
+    request: Callable[[bool], int] | None = None
 
     def say(self, text: str) -> None:
         if self.hardware.is_main:
@@ -205,10 +161,11 @@ def fit(training: Training, epochs: int) -> dict:
     state.start(len(t.loaders["train"]))
     summary: dict = {}
     while state.epoch < epochs:
-        began, title = time.perf_counter(), f"{t.name}epoch {state.epoch + 1}/{epochs}"
+        title = f"{t.name}epoch {state.epoch + 1}/{epochs}"
         trained, progress = _train(t, model, title)
+        began = time.perf_counter()
         summary = _validate(t, title)
-        seconds = time.perf_counter() - began
+        seconds = progress.elapsed + time.perf_counter() - began  # those before an interruption included
         is_best = summary["top1"] > state.best_acc1
         state.epoch, state.best_acc1 = state.epoch + 1, max(state.best_acc1, summary["top1"])
         validated = {name: summary[name] for name in ("loss", "top1", "top5")}
@@ -220,25 +177,45 @@ def fit(training: Training, epochs: int) -> dict:
             "images_per_second": progress.images_per_second * t.hardware.world})
         _log_epoch(t.folder, state.history[-1])
         t.save(is_best)
+        if t.request is not None and (request := t.request(False)) > SAVE and state.epoch < epochs:
+            raise Stopped(request)
     return summary
 
 
 def _train(t: Training, model: nn.Module, title: str) -> tuple[dict, Progress]:
-    """One epoch of training. Its randomness depends on (seed, epoch) only, so a resumed run repeats it exactly."""
-    epoch, loader = t.state.epoch, t.loaders["train"]
-    seed_everything(t.seed, epoch, t.hardware.rank)
+    """The rest of an epoch of training. Its randomness depends on (seed, epoch) only, so a resumed run repeats it."""
+    state, loader = t.state, t.loaders["train"]
+    progress = t.progress(f"{title} train", "train")
+    state.enter(progress, t.seed, t.hardware)
     if t.before_epoch is not None:
-        t.before_epoch(epoch)
-    loader.sampler.set_epoch(epoch)
+        t.before_epoch(state.epoch)
+    loader.sampler.set_epoch(state.epoch, skip=state.batches * loader.batch_size)
+    state.position = None
 
     def log(batch: int, loss: float, rate: float) -> None:
-        t.folder.scalars(epoch * len(loader) + batch, {"training_loss": loss, "learning_rate": rate})
+        t.folder.scalars(state.epoch * len(loader) + batch, {"training_loss": loss, "learning_rate": rate})
 
-    progress = t.progress(f"{title} train", "train")
-    trained = train_one_epoch(model, nn.CrossEntropyLoss(), t.state.optimizer, t.state.scheduler, progress, t.hardware,
-                              t.state.scaler, t.clip_grad, log, t.adversary)
+    def after_step() -> None:
+        request = t.request(progress.batches == len(loader)) if t.request is not None else GO_ON
+        if request != GO_ON:
+            _save_inside(t, progress)
+        if request > SAVE:
+            raise Stopped(request)
+
+    trained = train_one_epoch(model, nn.CrossEntropyLoss(), state.optimizer, state.scheduler, progress, t.hardware,
+                              state.scaler, t.clip_grad, log, t.adversary, after_step)
     t.say(f"{title} train  {describe(trained)} | {progress.speed()}, {clock(progress.elapsed)}")
     return trained, progress
+
+
+def _save_inside(t: Training, progress: Progress) -> None:
+    """Save inside an epoch. Raises Diverged instead of replacing a good checkpoint by one that is not."""
+    if not all(value.isfinite().all() for value in t.model.state_dict().values()):
+        raise Diverged(f"{progress.title}: the weights are not all finite after {progress.batches} batches: the "
+                       "training has diverged. Take a smaller --lr or a longer --warmup")
+    t.state.position = position_of(progress, t.hardware)
+    t.save(False)
+    t.state.position = None
 
 
 def _validate(t: Training, title: str) -> dict:

@@ -3,6 +3,8 @@
 Both make the same batches (images N,C,H,W, labels N) in the same order, which depends on (seed, epoch) only.
 """
 
+import hashlib
+import signal
 from collections.abc import Iterator
 
 import cv2
@@ -30,13 +32,14 @@ class EpochSampler(Sampler):
         # In training all ranks must run the same number of iterations, or they would wait for each other for ever.
         self.length = length // world * world if shuffle else length
         self.images, self.seed, self.shuffle, self.rank, self.world = length, seed, shuffle, rank, world
-        self.epoch = 0
+        self.epoch = self.skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The order of `epoch`; iteration leaves out its first `skip` images, which a resumed run has seen."""
+        self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
-        return len(range(self.rank, self.length, self.world))
+        return len(range(self.rank, self.length, self.world))  # of the whole epoch
 
     def indices(self) -> np.ndarray:
         order = np.arange(self.images)
@@ -45,7 +48,7 @@ class EpochSampler(Sampler):
         return order[self.rank : self.length : self.world]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, index) for index in self.indices().tolist())
+        return ((self.epoch, index) for index in self.indices()[self.skip :].tolist())
 
 
 class SeededDataset(Dataset):
@@ -75,9 +78,10 @@ class CachedDataset(Dataset):
         return self.dataset.transforms(self.images[index].copy()), self.dataset.targets[index]
 
 
-def _use_one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the worker processes are the parallelism
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the main one still needs its batches
 
 
 def make_loader(dataset: Dataset, batch_size: int, *, workers: int, seed: int = 0, train: bool = False,
@@ -85,7 +89,7 @@ def make_loader(dataset: Dataset, batch_size: int, *, workers: int, seed: int = 
     """Per-image loader. Training shuffles, and drops the incomplete last batch (BatchNorm)."""
     sampler = EpochSampler(len(dataset), seed, shuffle=train, rank=rank, world=world)
     return DataLoader(SeededDataset(dataset, seed), batch_size, sampler=sampler, num_workers=workers, drop_last=train,
-                      pin_memory=pin_memory, worker_init_fn=_use_one_thread, persistent_workers=workers > 0,
+                      pin_memory=pin_memory, worker_init_fn=_start_worker, persistent_workers=workers > 0,
                       generator=torch.Generator())  # its own, so that loading leaves the global random state alone
 
 
@@ -112,7 +116,8 @@ class BatchLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = self.sampler.indices()
         draws = self.transforms.draw(self.sampler.seed, self.sampler.epoch, images=len(self.images))
-        batches = (order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(len(self)))
+        first = self.sampler.skip // self.batch_size
+        batches = (order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(first, len(self)))
         calls = ((self._make, indices, draws) for indices in batches)
         if self.resident is None and self.threads:
             return prefetch(calls, self.threads)
@@ -125,6 +130,15 @@ class BatchLoader:
             return self.transforms.on_device(self.resident[rows], draws[indices]), labels
         images = self.transforms.on_cpu([self.images[i] for i in indices], draws[indices])
         return (images.pin_memory(), labels.pin_memory()) if self.pin_memory else (images, labels)
+
+
+def data_key(loader: DataLoader | BatchLoader) -> str:
+    """Hash of the names and labels of a loader's images, in their order: the batches of an epoch depend on them."""
+    dataset = loader.dataset
+    while not isinstance(dataset, MiniPlacesLoader) and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    rows = (dataset.names, dataset.targets) if isinstance(dataset, MiniPlacesLoader) else type(dataset).__name__
+    return f"{len(dataset)} images, {hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}"
 
 
 # ------------------------------------------------------------------------------------------ choosing one

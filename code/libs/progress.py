@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
+from torch import Tensor
 from tqdm import tqdm
 
 from utils import AverageMeter
@@ -32,7 +33,8 @@ class Progress:
                         disable=not (show and sys.stderr.isatty()))
 
     def __iter__(self) -> Iterator:
-        self.started = before = time.perf_counter()
+        before = time.perf_counter()
+        self.started = before - self.elapsed
         try:
             for batch in self.loader:
                 self.waited += time.perf_counter() - before
@@ -62,6 +64,21 @@ class Progress:
             left = self.elapsed / self.batches * (len(self.loader) - self.batches)
             print(f"{self.title} [{self.batches}/{len(self.loader)}] {describe(self.averages())} | {self.speed()}, "
                   f"{clock(left)} left", flush=True)
+
+    def state_dict(self) -> dict:
+        """For `load_state_dict` of a resumed epoch."""
+        return {"images": self.images, "batches": self.batches, "waited": self.waited, "elapsed": self.elapsed,
+                "meters": {name: (meter.sum.cpu() if isinstance(meter.sum, Tensor) else meter.sum, meter.count)
+                           for name, meter in self.meters.items()}}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Count on from there; `loader` has to begin with the batch after it."""
+        self.images, self.batches = state["images"], state["batches"]
+        self.waited, self.elapsed = state["waited"], state["elapsed"]
+        for name, (total, count) in state["meters"].items():
+            self.meters[name] = AverageMeter()
+            self.meters[name].sum, self.meters[name].count, self.meters[name].avg = total, count, total / max(count, 1)
+        self.bar.update(self.batches)
 
     def averages(self) -> dict[str, float]:
         return {name: float(meter.avg) for name, meter in self.meters.items()}

@@ -2,7 +2,7 @@
 
 import copy
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,12 +12,13 @@ from torch.utils.data import DataLoader, Dataset
 from custom_dataloader import open_split
 from libs import checkpoint, hardware, networks
 from libs.arguments import Flags, conflict, restore_settings, resuming
-from libs.engine import TrainingState, WarmupCosine
 from libs.hardware import Hardware
-from libs.loaders import BatchLoader, open_loader
+from libs.loaders import BatchLoader, data_key, open_loader
 from libs.progress import Progress
 from libs.recipe import ProgressiveResizing, make_optimizer, pool_before_relu
+from libs.resume import position_fits, restore_adversary, resume
 from libs.run_folder import RunFolder
+from libs.training_state import TrainingState, WarmupCosine
 from utils import ASSIGNMENT_ATTACK, BadInput, seed_everything
 
 PURPOSE = {"train": "training", "evaluate": "report", "attack": "attack"}  # of the mode's precision
@@ -40,6 +41,11 @@ class Run:
     resizing: ProgressiveResizing | None
     folder: RunFolder
 
+    @property
+    def continued_time(self) -> float:
+        """When the checkpoint was written that this run continues, in seconds; 0 for a new run."""
+        return Path(self.args.resume).stat().st_mtime if resuming(self.args) else 0.0
+
     def say(self, text: str) -> None:
         if self.hardware.is_main:
             print(text, flush=True)
@@ -48,12 +54,12 @@ class Run:
         return Progress(title, self.loaders[split], self.args.print_freq, show=self.hardware.is_main)
 
 
-
 def resolve(args: Flags, device: torch.device, rank: int = 0, world: int = 1) -> Run:
     """Read the checkpoint, open the data, build the model; create the run folder last, when nothing can fail any more.
 
     Raises BadInput.
     """
+    args = find_checkpoint(args, world)
     saved = checkpoint.load(args.resume) if args.resume else None
     args = restore_settings(args, saved)
     if problem := conflict(args, restored=True):  # the checkpoint may have named the model
@@ -81,6 +87,19 @@ def resolve(args: Flags, device: torch.device, rank: int = 0, world: int = 1) ->
 
 
 # ---------------------------------------------------------------------------------------- its parts
+
+
+def find_checkpoint(args: Flags, world: int) -> Flags:
+    """--resume auto: the newest good checkpoint in --logs; without one, a training starts from the beginning.
+
+    The same command can then start a run and continue it, so flags that belong to the start are no error.
+    """
+    if args.resume != "auto":
+        return args
+    path = hardware.broadcast_object(checkpoint.newest(args.logs), world)
+    if path is None and args.mode != "train":
+        raise BadInput(f"--resume auto: there is no checkpoint in {args.logs}")
+    return replace(args, resume=path and str(path), given=args.given - {"warmup"} if path else args.given)
 
 
 def open_loaders(args: Flags, device: torch.device, rank: int, world: int) -> tuple[dict, list[str], str, Dataset]:
@@ -136,7 +155,9 @@ def build_model(name: str, num_classes: int, example: torch.Tensor, custom_conv:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise BadInput(f"{name}: {error} ({Path(place.filename).name}:{place.lineno})") from None
     if saved:
-        checkpoint.load_weights(model, saved["state_dict"], path)
+        classes = f", {len(saved['classes'])} classes" if "classes" in saved else ""
+        trained = f" ({saved['model_arch']}{classes}; this is {name}, {num_classes} classes)"
+        checkpoint.load_weights(model, saved["state_dict"], f"{path}{trained if saved['model_arch'] else ''}")
     return model
 
 
@@ -153,7 +174,11 @@ def training_state(args: Flags, model: nn.Module, loader, hw: Hardware, saved: d
     state = TrainingState(make_optimizer(args, model), WarmupCosine(args.epochs, args.warmup, len(loader)),
                           hw.scaler(), epoch=args.start_epoch)
     if resuming(args):
-        checkpoint.resume(state, saved, args)
+        if (then := saved.get("data", here := data_key(loader))) != here:
+            raise BadInput(f"{args.resume}: the training images of {args.data} have changed since: {then} then, {here} "
+                           "now. Put the label file back, or train these weights on the new images with "
+                           "--start-epoch 0")
+        resume(state, saved, args)
     for group in state.optimizer.param_groups:
         group["initial_lr"] = args.lr * group.get("scale", 1.0)
     return state
@@ -170,7 +195,7 @@ def adversarial_training(args: Flags, model: nn.Module, hw: Hardware, state: Tra
     adversary = extra.AdversarialTraining(args.adversarial, model, epsilon,
                                           (hw.images(images), hw.labels(labels)))
     if resuming(args) and "adversary" in saved:
-        adversary.load_state_dict(saved["adversary"], state.optimizer)
+        restore_adversary(adversary, saved["adversary"], saved, model, state, args.resume)
     return adversary
 
 
@@ -195,5 +220,7 @@ def introduce(run: Run) -> None:
     if resuming(args):
         if "optimizer" not in run.saved:
             run.say(f"note: {args.resume} has no optimizer state; momentum starts from zero")
+        if run.saved.get("position") and not position_fits(run.saved, args):
+            run.say("note: with another --batch-size or --seed, the epoch that was interrupted begins again")
         if run.saved.get("settings", {}).get("loader") not in (None, type(run.loaders["train"]).__name__):
             run.say("note: this run used another kind of data loader before; from here on its augmentation differs")
