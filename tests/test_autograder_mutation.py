@@ -78,7 +78,7 @@ def test_at_least_400_mutants_in_two_halves_that_do_not_move():
     assert fixed == FIXED, "the salt or the hash has changed: what was held out has been seen"
 
 
-FIXED = []
+FIXED = [*["held-out"] * 5, "development"]
 
 
 def test_a_base_is_put_in_the_place_of_the_reference():

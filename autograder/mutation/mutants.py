@@ -1,7 +1,6 @@
 """Draw mutants: every operator at every place of a base, thinned to a number for each part, split into two halves."""
 
 import ast
-import copy
 import difflib
 import hashlib
 from collections import defaultdict
@@ -72,7 +71,7 @@ def mutate(base: Base) -> Iterator[Mutant]:
         for operator, number, what, change in _changes(owner, scope):
             undo = change()
             try:
-                source = ast.unparse(ast.fix_missing_locations(copy.deepcopy(tree))) + "\n"
+                source = ast.unparse(ast.fix_missing_locations(tree)) + "\n"
             finally:
                 undo()
             if source not in seen and _compiles(source):
