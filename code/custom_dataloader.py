@@ -81,10 +81,14 @@ class MiniPlacesLoader(Dataset):
         """
         with ThreadPoolExecutor(8) as pool:
             flaws = list(pool.map(image_file_flaw, map(self.path, range(len(self))), chunksize=256))
-        bad = [f"{self.label_file}:{self.lines[i]}: {self.path(i)}: {flaw}" for i, flaw in enumerate(flaws) if flaw]
-        if bad:
-            more = [f"... and {len(bad) - 5} more"] if len(bad) > 5 else []
-            raise BadInput("\n".join([f"{len(bad)} of {len(self)} images cannot be used", *bad[:5], *more]))
+        if bad := {i: flaw for i, flaw in enumerate(flaws) if flaw}:
+            raise BadInput(self.describe(bad))
+
+    def describe(self, bad: dict[int, str]) -> str:
+        """The first five of the images `bad`, {index: what is wrong}, with the lines that name them."""
+        lines = [f"{self.label_file}:{self.lines[i]}: {self.path(i)}: {flaw}" for i, flaw in list(bad.items())[:5]]
+        more = [f"... and {len(bad) - 5} more"] if len(bad) > 5 else []
+        return "\n".join([f"{len(bad)} of {len(self)} images cannot be used", *lines, *more])
 
 
 # -------------------------------------------------------------------------------------- any data folder

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from libs import checkpoint, hardware, plots
+from libs import checkpoint, faults, hardware, plots
 from libs.arguments import RESTORED_ON_RESUME, parse_args, resuming
-from libs.engine import Diverged, Stopped, Training, fit
+from libs.engine import Stopped, Training, fit
 from libs.evaluation import attack_model, evaluate_model
 from libs.interruption import Requests
 from libs.loaders import data_key
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         with exit_with_sentence(2):
             run = resolve(args, device, rank, world)
         introduce(run)
-        with exit_with_sentence(1), run.folder:
+        with exit_with_sentence(1), run.folder, faults.in_sentences(run.args.batch_size, world):
             {"train": train, "evaluate": evaluate_model, "attack": attack_model}[args.mode](run)
 
 
@@ -65,15 +65,17 @@ def train(run: Run) -> None:
         def save(is_best: bool) -> None:
             if run.hardware.is_main:
                 folder.save(content_of(run), is_best, run.continued_time)
+            run.say_left_out()
             requests.saved()
 
         training = Training(run.model, run.loaders, run.state, run.hardware, folder, save, seed=args.seed,
                             clip_grad=args.clip_grad, print_freq=args.print_freq, adversary=run.adversary,
                             before_epoch=run.resizing, request=requests)
         try:
-            summary = fit(training, args.epochs)
-        except Diverged as error:
-            raise BadInput(f"{error}. {how_to_continue(run)}") from None
+            with faults.in_sentences(args.batch_size, run.hardware.world):
+                summary = fit(training, args.epochs)
+        except BadInput as error:
+            raise BadInput(f"{strip_worker_traceback(error)}\n{how_to_continue(run)}") from None
         except (Stopped, KeyboardInterrupt) as stop:
             run.say(f"\nstopped; {run.state.epoch} of {args.epochs} epochs are done; {how_to_continue(run)}")
             sys.exit(128 + (stop.args or [signal.SIGINT])[0])
@@ -90,7 +92,7 @@ def take_over(run: Run) -> None:
 
 def how_to_continue(run: Run) -> str:
     """The command that goes on from the last good checkpoint, with the flags that are not restored from there."""
-    if not run.folder.active:
+    if not run.hardware.is_main:
         return ""
     args, last = run.args, run.folder.models / checkpoint.LAST
     good = last if last.exists() else args.resume if resuming(args) else None
@@ -106,7 +108,7 @@ def how_to_continue(run: Run) -> str:
 def content_of(run: Run) -> dict:
     """The checkpoint of the present state."""
     settings = {**{name: getattr(run.args, name) for name in RESTORED_ON_RESUME},
-                "amp": run.hardware.precision.training, "device": run.hardware.device.type,
+                "precision": run.args.amp, "amp": run.hardware.precision.training, "device": run.hardware.device.type,
                 "loader": type(run.loaders["train"]).__name__}
     content = {**run.state.to_checkpoint(run.args.model, run.model, settings), "classes": run.class_names,
                "data": data_key(run.loaders["train"]), "scalars": run.folder.logged()}
@@ -119,7 +121,8 @@ def report(run: Run, summary: dict) -> None:
     """Save curves, confusion matrix, per-class accuracy and results.json; print where they are."""
     folder, state = run.folder, run.state
     folder.json("results", {"mode": "train", "model": run.args.model, "best_top1": state.best_acc1,
-                            "history": state.history, "classes": run.class_names, "last": summary})
+                            "history": state.history, "classes": run.class_names, "last": summary,
+                            "left_out": run.left_out()})
     folder.figure("curves", plots.curves(state.history, f"{run.args.model} on {Path(run.args.data).name}"))
     folder.class_report(summary, run.class_names)
     if folder.active:

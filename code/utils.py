@@ -45,7 +45,10 @@ def load_image(path: str | os.PathLike) -> np.ndarray:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from None
     if (flaw := _image_flaw(data.tobytes())) is not None:
         raise BadInput(f"{path}: {flaw}")
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except cv2.error as error:  # of more than 2^30 pixels, or more than fit into memory
+        raise BadInput(f"{path}: OpenCV cannot decode it ({error.err})") from None
     if image is None:
         raise BadInput(f"{path}: not an image that OpenCV can decode")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,6 +94,18 @@ def test_a_crash_at_any_step_changes_nothing(drive, crash, scenes, straight, tmp
 
 
 @pytest.mark.slow
+def test_precision_is_restored(drive, crash, scenes, tmp_path):
+    """Validation in fp32 after --amp bf16 made losses differ in the fifth digit."""
+    straight = drive(scenes, *RUN, "--amp", "bf16", logs=tmp_path / "straight")
+    crash(5)
+    with pytest.raises(Crash):
+        drive(scenes, *RUN, *EVERY_STEP, "--amp", "bf16")
+    crash(None)
+    driver.main([str(scenes), "-j", "0", "--gpu", "-1", "--logs", str(tmp_path / "logs"), "--resume", "auto"])
+    assert equal_runs(checkpoint.newest(tmp_path / "logs").parents[1], straight.folder)
+
+
+@pytest.mark.slow
 def test_the_guard_of_adversarial_training_returns_to_the_same_epoch(drive, crash, scenes, tmp_path, monkeypatch):
     """An epoch that is interrupted, resumed, and then reverted."""
     monkeypatch.setattr("extras.adversarial_training.AdversarialTraining.robust_probes",
@@ -111,10 +125,17 @@ def killed(data, logs, flags: str, patience: float, start=(sys.executable,)) -> 
                                env={**os.environ, "OMP_NUM_THREADS": "1"})
     with process:
         any(" train [" in line for line in process.stdout)
-        time.sleep(random.uniform(0, patience))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(random.SystemRandom().uniform(0, patience))
+        for number in [*descendants(process.pid), process.pid] if process.poll() is None else []:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
         return process.wait() != 0
+
+
+def descendants(process: int) -> list[int]:
+    """The processes that it started, and theirs: torchrun's are not in its group."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [number for child in map(int, children) for number in (child, *descendants(child))]
 
 
 def finish(data, logs, flags: str, start=(sys.executable,)):
@@ -125,6 +146,7 @@ def finish(data, logs, flags: str, start=(sys.executable,)):
     return max(logs.glob("exp_*"), key=lambda folder: (folder / "results.json").exists())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 def test_a_killed_run_goes_on_from_inside_its_epoch(drive, scenes, tmp_path):
     """kill -9 from outside, once; the slow tests do it twenty times."""
     flags = "--epochs 400 -b 8 -j 0 --amp off --checkpoint-minutes 0.0001"
@@ -137,14 +159,14 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 @pytest.mark.parametrize(("flags", "start", "kills"), [
     ("--amp off -j 1", (sys.executable,), 20), ("--amp off --cache off -j 2", (sys.executable,), 5),
     ("--amp bf16 -j 0", (sys.executable,), 5), ("--amp off --model adv-simplenet", (sys.executable,), 5),
     ("--amp off -j 0", TORCHRUN, 5), ("--amp bf16 -j 0", TORCHRUN, 5),
     ("--amp off --model customnet --adversarial fast -j 0", TORCHRUN, 3)])
 def test_killed_again_and_again_ends_the_same(tmp_path, flags, start, kills):
-    """Twenty times kill -9 at a random moment; the seed makes the moments differ from run to run, not the result."""
-    random.seed()
+    """kill -9 of all processes at random moments, another start after each."""
     flags = f"{flags} --epochs 12 -b 8 --lr 0.01 --checkpoint-minutes 0.003"
     data = write_scenes(tmp_path / "scenes", 96, 12)
     straight = finish(data, tmp_path / "straight", flags, start)

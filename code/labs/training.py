@@ -12,6 +12,7 @@ from libs.hardware import Hardware
 from libs.loaders import EpochSampler
 from libs.metrics import summarize
 from libs.progress import Progress
+from libs.resume import restore_optimizer
 from libs.run_folder import RunFolder
 from libs.training_state import TrainingState, WarmupCosine
 from utils import BadInput
@@ -77,7 +78,7 @@ def _resume(args: argparse.Namespace, name: str, model: nn.Module, state: Traini
     if saved["epoch"] >= epochs:
         raise BadInput(f"{args.resume}: {name} has finished {saved['epoch']} epochs, and --epochs is {epochs}")
     checkpoint.load_weights(model, saved["state_dict"], args.resume)
-    state.optimizer.load_state_dict(saved["optimizer"])
+    restore_optimizer(state.optimizer, saved["optimizer"], f"{args.resume}: its optimizer state", name)
     state.epoch, state.best_acc1, state.history = saved["epoch"], saved["best_acc1"], saved["history"]
 
 

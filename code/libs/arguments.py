@@ -19,10 +19,10 @@ DEFAULTS = {
     "start_epoch": 0, "batch_size": 256, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "clip_grad": 1.0,
     "adversarial": None, "seed": 0, "num_steps": None, "step_size": None, "epsilon": None, "self_check": False,
     "workers": 4, "cache": "auto", "gpu": None, "use_mps": False, "amp": "auto", "print_freq": 10,
-    "checkpoint_minutes": 1.0, "logs": LOGS}
+    "bad_images": "fail", "checkpoint_minutes": 1.0, "logs": LOGS}
 # Settings that a resumed run restores from its checkpoint, unless the command line has them.
 RESTORED_ON_RESUME = ("epochs", "warmup", "batch_size", "lr", "momentum", "weight_decay", "clip_grad", "seed",
-                      "use_custom_conv", "adversarial", "epsilon", "cache", "recipe", "print_freq")
+                      "use_custom_conv", "adversarial", "epsilon", "cache", "recipe", "print_freq", "bad_images")
 # The values of all flags, read-only; `data`: DIR; `mode`: train, evaluate or attack; `given`: names of typed flags.
 Flags = make_dataclass("Flags", ["data", *DEFAULTS, "mode", "given"], frozen=True)
 
@@ -112,6 +112,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                         help="processes or threads of the data loader, at most one a core (default: 4)")
     output.add_argument("--cache", choices=CACHES, help="decoded images: disk keeps them in DIR/.decoded, gpu copies "
                         "them to the GPU as well, auto does what fits, off decodes in each epoch (default: auto)")
+    output.add_argument("--bad-images", choices=("fail", "skip"), help="a missing or damaged image ends the run, or "
+                        "is left out of its batch, counted and listed (default: fail)")
     output.add_argument("--gpu", type=int, metavar="N", help="CUDA device, -1 for the CPU (default: the best device)")
     output.add_argument("--use-mps", action="store_true", default=SUPPRESS, help="use Apple's MPS device")
     output.add_argument("--amp", choices=("auto", "off", "bf16", "fp16"), help="mixed precision for training and for "
@@ -164,6 +166,8 @@ def restore_settings(flags: Flags, saved: dict | None) -> Flags:
     settings = (saved.get("settings") or stock_settings(saved)) if saved else {}
     restored = set(RESTORED_ON_RESUME if resuming(flags) else ("use_custom_conv",)) & set(settings) - flags.given
     changes |= {name: settings[name] for name in restored}
+    if resuming(flags) and "precision" in settings and "amp" not in flags.given:
+        changes["amp"] = settings["precision"]  # settings["amp"] is the type that it came to
     if "use_custom_conv" in restored:
         changes["use_custom_conv"] = convolution_of(settings)
     if changes.get("recipe", flags.recipe) == "fast":

@@ -142,7 +142,8 @@ SETTINGS = record({}, {
     "momentum": between(0, 1), "weight_decay": between(0), "clip_grad": or_none(between(0, above=True)), "seed": WHOLE,
     "use_custom_conv": one_of(None, True, False, "unfold", "flat"), "adversarial": one_of(None, "fast", "pgd"),
     "epsilon": or_none(between(0)), "cache": one_of("auto", "off", "disk", "gpu"), "recipe": one_of("sheet", "fast"),
-    "print_freq": POSITIVE, "amp": one_of("off", "bf16", "fp16"), "device": TEXT, "loader": TEXT})
+    "print_freq": POSITIVE, "precision": one_of("auto", "off", "bf16", "fp16"), "amp": one_of("off", "bf16", "fp16"),
+    "bad_images": one_of("fail", "skip"), "device": TEXT, "loader": TEXT})
 SNAPSHOT = record({"state_dict": dict_of(NUMBERS), "optimizer": OPTIMIZER})
 ADVERSARY = record({"kind": one_of("fast", "pgd"), "best": WHOLE}, {"snapshot": or_none(SNAPSHOT)})
 SCALAR: Kind = "a step, a value and a time", lambda value: (

@@ -1,17 +1,19 @@
 """Decoded cache: every image is decoded once, and its pixels are kept on disk.
 
-DIR/.decoded/SPLIT-KEY/ holds `pixels.bin`, the H,W,3 bytes of all images one after the other, read as a memory map, and
-`shapes.npy`, N,2. KEY is a hash of the label file and of every image's size and time, so a changed data set gets a new
-cache.
+DIR/.decoded/SPLIT-KEY/ holds `pixels.bin`, the H,W,3 bytes of all images one after the other, read as a memory map,
+`shapes.npy`, N,2, and `sums.npy`, a CRC-32 of each image. An image that cannot be used is 0x0. KEY is a hash of the
+label file and of every image's size and time, so a changed data set gets a new cache.
 """
 
 import hashlib
 import os
 import shutil
 import time
+import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -46,12 +48,18 @@ class DecodedImages:
             self.shapes = np.load(folder / "shapes.npy")  # (N, 2): height, width
             self.pixels = np.memmap(folder / "pixels.bin", np.uint8, mode="r")
             self.pixels = self.pixels.view(np.ndarray)  # slices of a memmap are slow
+            sums = folder / "sums.npy"
+            self.sums = np.load(sums) if sums.exists() else None  # caches of earlier versions have none
         except (OSError, ValueError) as error:
             raise CacheDamaged(f"{folder}: {error}") from None
         self.ends = np.cumsum(3 * self.shapes.prod(axis=1, dtype=np.int64))
         if self.ends[-1] != len(self.pixels):
             raise CacheDamaged(f"{folder}: pixels.bin has {len(self.pixels)} bytes, expected {self.ends[-1]}")
-        self.one_size = bool((self.shapes == self.shapes[0]).all())
+        if self.sums is not None and len(self.sums) != len(self.shapes):
+            raise CacheDamaged(f"{folder}: sums.npy has {len(self.sums)} rows, expected {len(self.shapes)}")
+        self.checked = np.full(len(self.shapes), self.sums is None)
+        self.good = self.ends > np.concatenate([[0], self.ends[:-1]])  # (N,): has pixels
+        self.one_size = bool((self.shapes == self.shapes[0]).all() and self.good[0])
         self.images = self.pixels.reshape(len(self), *self.shapes[0], 3) if self.one_size else None
 
     def __reduce__(self):
@@ -61,14 +69,25 @@ class DecodedImages:
         return len(self.shapes)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        if self.one_size:
-            return self.images[index]
         height, width = self.shapes[index]
         end = self.ends[index]
-        return self.pixels[end - 3 * height * width : end].reshape(height, width, 3)
+        image = (self.images[index] if self.one_size else
+                 self.pixels[end - 3 * height * width : end].reshape(height, width, 3))
+        if not self.checked[index]:  # once in each run, when it is used: reading all at the start would take long
+            self._check(index, image)
+        return image
+
+    def _check(self, index: int, image: np.ndarray) -> None:
+        if zlib.crc32(image) != self.sums[index]:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise CacheDamaged(f"{self.folder}: image {index} is not what was decoded: the disk or something else has "
+                               "changed it. This cache is removed now, and the next start makes it again")
+        self.checked[index] = True
 
     def on(self, device: torch.device) -> Tensor:
         """All images as one tensor N,H,W,3 on `device`, copied 1 GiB at a time; they must be of one size."""
+        for index in range(len(self)):
+            self._check(index, self.images[index])
         step = max(1, 2**30 // self.images[0].size)
         there = torch.empty(self.images.shape, dtype=torch.uint8, device=device)
         for start in range(0, len(self), step):
@@ -76,21 +95,37 @@ class DecodedImages:
         return there
 
 
-def decode(dataset: MiniPlacesLoader, show: bool = True) -> DecodedImages:
-    """The decoded images of `dataset`, cached or decoded now. Raises CacheUnwritable, and BadInput for bad images."""
+def decode(dataset: MiniPlacesLoader, show: bool = True, skip_bad: bool = False) -> DecodedImages:
+    """The decoded images of `dataset`, cached or decoded now.
+
+    Raises CacheUnwritable, and BadInput for bad images; with `skip_bad` these are 0x0.
+    """
     folder = dataset.root_folder / FOLDER / f"{dataset.split}-{key_of(dataset)}"
-    if folder.is_dir():
+    images = _open(folder)
+    if images is None:
+        if not skip_bad:
+            dataset.check_images()
         try:
-            return DecodedImages(folder)
-        except CacheDamaged:
-            shutil.rmtree(folder, ignore_errors=True)
-    dataset.check_images()
+            _decode(dataset, folder, show, skip_bad)
+        except OSError as error:
+            raise CacheUnwritable(f"{folder.parent}: decoded images cannot be cached there "
+                                  f"({error.strerror})") from None
+        _clear(folder)
+        images = DecodedImages(folder)
+    if not skip_bad and not images.good.all():
+        raise BadInput(dataset.describe(dict.fromkeys(np.flatnonzero(~images.good), "it could not be decoded")))
+    return images
+
+
+def _open(folder: Path) -> DecodedImages | None:
+    """The cache in `folder`, if it is there and whole; what is not whole is removed."""
+    if not folder.is_dir():
+        return None
     try:
-        _decode(dataset, folder, show)
-    except OSError as error:
-        raise CacheUnwritable(f"{folder.parent}: decoded images cannot be cached there ({error.strerror})") from None
-    _clear(folder)
-    return DecodedImages(folder)
+        return DecodedImages(folder)
+    except CacheDamaged:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def _clear(folder: Path) -> None:
@@ -121,19 +156,22 @@ def _size_and_time(path: Path) -> bytes:
     return b"%d %d;" % (state.st_size, state.st_mtime_ns)
 
 
-def _decode(dataset: MiniPlacesLoader, folder: Path, show: bool) -> None:
+def _decode(dataset: MiniPlacesLoader, folder: Path, show: bool, skip_bad: bool) -> None:
     """Decode in threads (OpenCV releases the GIL) and write in order; the folder gets its name when it is complete."""
-    _check_room(dataset, folder)
+    load = partial(_load_or_nothing, dataset) if skip_bad else dataset.load
+    _check_room(dataset, folder, load)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        shapes = []
-        images = prefetch(((dataset.load, i) for i in range(len(dataset))), 2 * hardware.cores())
+        shapes, sums = [], []
+        images = prefetch(((load, i) for i in range(len(dataset))), 2 * hardware.cores())
         with (part / "pixels.bin").open("wb") as file:
             for image in tqdm(images, f"decoding {dataset.split}", len(dataset), unit="image", leave=False,
                               disable=None if show else True):
                 shapes.append(image.shape[:2])
+                sums.append(zlib.crc32(image))
                 file.write(image.data)
+        np.save(part / "sums.npy", np.array(sums, np.uint32))
         np.save(part / "shapes.npy", np.array(shapes))
         try:
             os.replace(part, folder)
@@ -144,8 +182,15 @@ def _decode(dataset: MiniPlacesLoader, folder: Path, show: bool) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _check_room(dataset: MiniPlacesLoader, folder: Path) -> None:
-    some = [dataset.load(i).size for i in range(0, len(dataset), max(1, len(dataset) // 16))]
+def _load_or_nothing(dataset: MiniPlacesLoader, index: int) -> np.ndarray:
+    try:
+        return dataset.load(index)
+    except BadInput:
+        return np.zeros((0, 0, 3), np.uint8)
+
+
+def _check_room(dataset: MiniPlacesLoader, folder: Path, load: Callable) -> None:
+    some = [load(i).size for i in range(0, len(dataset), max(1, len(dataset) // 16))]
     needed = len(dataset) * sum(some) // len(some)
     free = shutil.disk_usage(dataset.root_folder).free
     if needed + SPARE > free:

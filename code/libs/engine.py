@@ -202,8 +202,12 @@ def _train(t: Training, model: nn.Module, title: str) -> tuple[dict, Progress]:
         if request > SAVE:
             raise Stopped(request)
 
+    def perturb(images: Tensor, labels: Tensor) -> Tensor:
+        t.hardware.broadcast_buffers(t.model)  # DistributedDataParallel does so only before its own forward pass
+        return t.adversary(images, labels)
+
     trained = train_one_epoch(model, nn.CrossEntropyLoss(), state.optimizer, state.scheduler, progress, t.hardware,
-                              state.scaler, t.clip_grad, log, t.adversary, after_step)
+                              state.scaler, t.clip_grad, log, perturb if t.adversary is not None else None, after_step)
     t.say(f"{title} train  {describe(trained)} | {progress.speed()}, {clock(progress.elapsed)}")
     return trained, progress
 

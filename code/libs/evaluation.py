@@ -99,7 +99,8 @@ def print_table(run: Run, rows: dict[str, dict]) -> None:
 
 def save_results(run: Run, results: dict) -> None:
     run.folder.json("results", {"mode": run.args.mode, "model": run.args.model, "checkpoint": str(run.args.resume),
-                                "data": Path(run.args.data).name, "classes": run.class_names, **results})
+                                "data": Path(run.args.data).name, "classes": run.class_names,
+                                "left_out": run.left_out(), **results})
     if run.hardware.is_main:
         run.say(f"results: {run.folder.path / 'results.json'}" + (", images beside it" if run.args.vis else ""))
 

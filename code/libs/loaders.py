@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from custom_dataloader import MiniPlacesLoader
 from libs.batch_transforms import BatchTransforms
@@ -65,6 +65,32 @@ class SeededDataset(Dataset):
             return self.dataset[key[1]]
 
 
+class SkipBad(Dataset):
+    """`dataset` whose bad images are None. `bad` N, bool, says which; all worker processes share it."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self.bad = torch.zeros(len(dataset), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int):
+        try:
+            return self.dataset[index]
+        except BadInput:
+            self.bad[index] = True
+            return None
+
+
+def collate_good(items: list) -> tuple[Tensor, Tensor]:
+    """A batch of the items that are not None. Raises BadInput if there is none."""
+    good = [item for item in items if item is not None]
+    if not good:
+        raise BadInput(f"none of the {len(items)} images of a batch can be used")
+    return default_collate(good)
+
+
 class CachedDataset(Dataset):
     """A MiniPlacesLoader that takes its images from the decoded cache, for transforms that run per image."""
 
@@ -75,6 +101,8 @@ class CachedDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int):
+        if not self.images.good[index]:
+            raise BadInput(f"{self.dataset.path(index)}: cannot be used")
         return self.dataset.transforms(self.images[index].copy()), self.dataset.targets[index]
 
 
@@ -85,12 +113,13 @@ def _start_worker(_: int) -> None:
 
 
 def make_loader(dataset: Dataset, batch_size: int, *, workers: int, seed: int = 0, train: bool = False,
-                rank: int = 0, world: int = 1, pin_memory: bool = False) -> DataLoader:
+                rank: int = 0, world: int = 1, pin_memory: bool = False, skip_bad: bool = False) -> DataLoader:
     """Per-image loader. Training shuffles, and drops the incomplete last batch (BatchNorm)."""
+    dataset, collate = (SkipBad(dataset), collate_good) if skip_bad else (dataset, None)
     sampler = EpochSampler(len(dataset), seed, shuffle=train, rank=rank, world=world)
     return DataLoader(SeededDataset(dataset, seed), batch_size, sampler=sampler, num_workers=workers, drop_last=train,
-                      pin_memory=pin_memory, worker_init_fn=_start_worker, persistent_workers=workers > 0,
-                      generator=torch.Generator())  # its own, so that loading leaves the global random state alone
+                      pin_memory=pin_memory, collate_fn=collate, worker_init_fn=_start_worker,
+                      persistent_workers=workers > 0, generator=torch.Generator())  # the global one is left alone
 
 
 class BatchLoader:
@@ -124,12 +153,28 @@ class BatchLoader:
         return (function(*arguments) for function, *arguments in calls)
 
     def _make(self, indices: np.ndarray, draws: np.ndarray) -> tuple[Tensor, Tensor]:
+        indices = indices[self.images.good[indices]]
+        if not len(indices):
+            raise BadInput(f"none of the images of a batch of {self.dataset.label_file} can be used")
         labels = self.labels[indices]
         if self.resident is not None:
             rows = torch.from_numpy(indices).to(self.device, non_blocking=True)
             return self.transforms.on_device(self.resident[rows], draws[indices]), labels
         images = self.transforms.on_cpu([self.images[i] for i in indices], draws[indices])
         return (images.pin_memory(), labels.pin_memory()) if self.pin_memory else (images, labels)
+
+
+def left_out(loader: DataLoader | BatchLoader) -> list[str]:
+    """The images that --bad-images skip has left out so far, in all processes of this loader."""
+    if isinstance(loader, BatchLoader):
+        bad, dataset = ~loader.images.good, loader.dataset
+    elif isinstance(skipping := loader.dataset.dataset, SkipBad):
+        bad, dataset = skipping.bad, skipping.dataset
+        dataset = dataset.dataset if isinstance(dataset, CachedDataset) else dataset
+    else:
+        return []
+    named = isinstance(dataset, MiniPlacesLoader)
+    return [str(dataset.path(i)) if named else f"image {i}" for i in np.flatnonzero(bad).tolist()]
 
 
 def data_key(loader: DataLoader | BatchLoader) -> str:
@@ -145,25 +190,27 @@ def data_key(loader: DataLoader | BatchLoader) -> str:
 
 
 def open_loader(dataset: Dataset, batch_size: int, cache: str, device: torch.device, *, workers: int, seed: int = 0,
-                train: bool = False, rank: int = 0, world: int = 1) -> tuple[DataLoader | BatchLoader, str]:
+                train: bool = False, rank: int = 0, world: int = 1,
+                skip_bad: bool = False) -> tuple[DataLoader | BatchLoader, str]:
     """The fastest loader that `cache` (one of CACHES) and the data set's transforms allow, and a sentence naming it.
 
-    Raises BadInput if `cache` asks for what is impossible.
+    `skip_bad`: bad images are left out of their batches. Raises BadInput for them otherwise, and if `cache` asks for
+    what is impossible.
     """
     pin_memory = device.type == "cuda"
 
     def per_image(source: Dataset, why: str) -> tuple[DataLoader, str]:
         return make_loader(source, batch_size, workers=workers, seed=seed, train=train, rank=rank, world=world,
-                           pin_memory=pin_memory), why
+                           pin_memory=pin_memory, skip_bad=skip_bad), why
 
     if cache == "off" or not isinstance(dataset, MiniPlacesLoader):
         if cache not in ("off", "auto"):
             raise BadInput(f"--cache {cache}: only images in MiniPlaces' layout can be cached; leave it out")
-        if isinstance(dataset, MiniPlacesLoader):
+        if isinstance(dataset, MiniPlacesLoader) and not skip_bad:
             dataset.check_images()
         return per_image(dataset, "per image, decoded in each epoch")
     try:
-        images = decode(dataset, show=rank == 0)
+        images = decode(dataset, show=rank == 0, skip_bad=skip_bad)
     except CacheUnwritable as error:
         if cache != "auto":
             raise

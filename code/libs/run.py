@@ -2,7 +2,7 @@
 
 import copy
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from custom_dataloader import open_split
 from libs import checkpoint, hardware, networks
 from libs.arguments import Flags, conflict, restore_settings, resuming
 from libs.hardware import Hardware
-from libs.loaders import BatchLoader, data_key, open_loader
+from libs.loaders import BatchLoader, SkipBad, data_key, left_out, open_loader
 from libs.progress import Progress
 from libs.recipe import ProgressiveResizing, make_optimizer, pool_before_relu
 from libs.resume import position_fits, restore_adversary, resume
@@ -40,6 +40,7 @@ class Run:
     adversary: object | None  # extras.adversarial_training.AdversarialTraining
     resizing: ProgressiveResizing | None
     folder: RunFolder
+    told: dict = field(default_factory=dict)  # what was said, so that it is not said again
 
     @property
     def continued_time(self) -> float:
@@ -49,6 +50,18 @@ class Run:
     def say(self, text: str) -> None:
         if self.hardware.is_main:
             print(text, flush=True)
+
+    def left_out(self) -> dict[str, list[str]]:
+        """The images that --bad-images skip has left out so far, by split."""
+        return {split: left_out(loader) for split, loader in self.loaders.items()}
+
+    def say_left_out(self) -> None:
+        """Print their number and the first five, whenever there are more of them."""
+        bad = [path for paths in self.left_out().values() for path in paths]
+        if len(bad) > self.told.get("left out", 0):
+            self.told["left out"] = len(bad)
+            self.say(f"note: {len(bad)} images cannot be used and are left out: {', '.join(bad[:5])}"
+                     + (", ..." if len(bad) > 5 else ""))
 
     def progress(self, title: str, split: str) -> Progress:
         return Progress(title, self.loaders[split], self.args.print_freq, show=self.hardware.is_main)
@@ -68,7 +81,7 @@ def resolve(args: Flags, device: torch.device, rank: int = 0, world: int = 1) ->
     loaders, class_names, batches, validation = open_loaders(args, device, rank, world)
     if args.view:
         loaders["view"] = open_view(args, device, rank, world)
-    example = validation[0][0][None]  # (1, 3, H, W)
+    example = first_image(validation, args.bad_images == "skip")  # (1, 3, H, W)
     model = build_model(args.model, len(class_names), example, args.use_custom_conv, args.weights,
                         pretrained=args.mode == "train" and not args.resume, saved=saved, path=args.resume)
     if args.recipe == "fast" and args.mode == "train":
@@ -119,16 +132,26 @@ def open_loaders(args: Flags, device: torch.device, rank: int, world: int) -> tu
         with hardware.main_process_first(rank, world):
             loaders[split], sentence = open_loader(
                 dataset, args.batch_size // world, args.cache, device, workers=min(args.workers, hardware.cores()),
-                seed=args.seed, train=split == "train", rank=rank, world=world)
+                seed=args.seed, train=split == "train", rank=rank, world=world, skip_bad=args.bad_images == "skip")
         sentences.append(sentence)
     return loaders, class_names, sentences[0], dataset
+
+
+def first_image(dataset: Dataset, skip_bad: bool) -> torch.Tensor:
+    """The first image of `dataset`, 1,3,H,W; with `skip_bad` the first that can be used."""
+    source = SkipBad(dataset) if skip_bad else dataset
+    item = next((item for item in (source[i] for i in range(len(source))) if item is not None), None)
+    if item is None:
+        raise BadInput("none of the validation images can be used")
+    return item[0][None]
 
 
 def open_view(args: Flags, device: torch.device, rank: int, world: int) -> DataLoader | BatchLoader:
     """The validation images at the size of --view."""
     dataset, _ = open_split(args.data, "val", networks.resized_view(args.view))
     return open_loader(dataset, args.batch_size // world, args.cache, device,
-                       workers=min(args.workers, hardware.cores()), rank=rank, world=world)[0]
+                       workers=min(args.workers, hardware.cores()), rank=rank, world=world,
+                       skip_bad=args.bad_images == "skip")[0]
 
 
 @torch.no_grad()
@@ -162,11 +185,13 @@ def build_model(name: str, num_classes: int, example: torch.Tensor, custom_conv:
 
 
 def requested_precision(args: Flags, saved: dict | None, device: torch.device) -> tuple[str, str | None]:
-    """`amp` and `measured` for hardware.pick_precision: evaluation is in fp32, a resumed run keeps its type."""
+    """`amp` and `measured` for hardware.pick_precision: evaluation is in fp32, a resumed run keeps both."""
     settings = (saved or {}).get("settings", {})
-    same_device = resuming(args) and settings.get("device") == device.type
-    amp = "off" if args.amp == "auto" and args.mode == "evaluate" else args.amp
-    return amp, settings.get("amp") if same_device else None
+    if resuming(args):
+        same_device = settings.get("device") == device.type
+        amp = args.amp if same_device or "amp" in args.given else "auto"
+        return amp, settings.get("amp") if same_device else None
+    return "off" if args.amp == "auto" and args.mode == "evaluate" else args.amp, None
 
 
 def training_state(args: Flags, model: nn.Module, loader, hw: Hardware, saved: dict | None) -> TrainingState:
@@ -217,6 +242,7 @@ def introduce(run: Run) -> None:
                 "flips and random sized crops")
     if run.hardware.is_main:
         run.say(f"run     {run.folder.path}")
+    run.say_left_out()
     if resuming(args):
         if "optimizer" not in run.saved:
             run.say(f"note: {args.resume} has no optimizer state; momentum starts from zero")
