@@ -10,6 +10,7 @@ from conftest import ROOT, write_scenes
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import bench_attack
+import bench_checkpoint
 import bench_conv
 import bench_data
 import bench_grade
@@ -51,6 +52,13 @@ def test_peak_memory_of_a_subprocess():
     done = subprocess.run([sys.executable, ROOT / "benchmarks/bench_conv.py", *flags], capture_output=True, text=True,
                           check=True)
     assert 4 < float(done.stdout) < 500
+
+
+def test_checkpoint(figures, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_checkpoint, "NETWORKS", ("simplenet", "vit"))
+    found = figures(bench_checkpoint, "--rounds", 1, "--folder", tmp_path)
+    assert found["simplenet"]["megabytes"] > 3
+    assert set(found) >= {"simplenet", "vit", "machine"}
 
 
 def test_data(figures, scenes):
