@@ -29,12 +29,14 @@ def read_labels(label_file: str | os.PathLike, num_classes: int | None = None) -
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        if "\0" in line:
+            raise BadInput(f"{label_file}:{number}: not a line of text (it has a zero byte)")
         name, _, label = line.strip().replace("\t", " ").rpartition(" ")
         if not name or not label.isdecimal():
             raise BadInput(f"{label_file}:{number}: expected 'path label', such as 'train/a/abbey/00000001.jpg 0', "
-                           f"but the line is {line.strip()!r}")
+                           f"but the line is {line.strip()[:100]!r}")
         if num_classes is not None and int(label) >= num_classes:
-            raise BadInput(f"{label_file}:{number}: label {label} is outside 0..{num_classes - 1}")
+            raise BadInput(f"{label_file}:{number}: label {label[:20]} is outside 0..{num_classes - 1}")
         rows.append((name.strip(), int(label), number))
     if not rows:
         raise BadInput(f"{label_file}: the label file is empty; it needs a line 'path label' for each image")

@@ -94,6 +94,23 @@ def test_a_flipped_bit_is_found(tmp_path):
     assert refused > 80, "the others were in the gaps between the tensors"
 
 
+@pytest.mark.slow
+def test_every_bit_of_a_small_checkpoint(tmp_path):
+    """A flag that makes torch take a tensor for a folder is not under any checksum: it returned unset memory."""
+    path, truth = tmp_path / checkpoint.LAST, {"weight": torch.arange(10.0)}
+    torch.save({"state_dict": truth, "epoch": 3}, path)
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        torch.full((10,), math.nan)  # what unset memory would have
+        try:
+            assert same(dict(checkpoint.load(path)["state_dict"]), truth), bit
+        except BadInput:
+            continue
+
+
 def stock(year: int) -> dict:
     """What the stock scaffold wrote: more keys over the years."""
     model = SimpleNet()

@@ -115,6 +115,8 @@ def _verify(path: str | os.PathLike) -> None:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+            if any(entry.external_attr & 0x10 for entry in archive.infolist()):
+                raise zipfile.BadZipFile("torch would take a tensor for a folder, and return memory as it finds it")
 
 
 def _other_one(path: Path) -> str:

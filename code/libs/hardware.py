@@ -83,7 +83,7 @@ class Hardware:
         """The maximum over all processes. 0.1 ms in two processes on one machine."""
         if self.world == 1:
             return value
-        tensor = torch.tensor(value, device=self.device)
+        tensor = torch.tensor(value)  # on the CPU
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
         return int(tensor)
 
@@ -257,8 +257,16 @@ def processes(device: torch.device) -> Iterator[tuple[int, int]]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    from torch.distributed.rendezvous import rendezvous  # imported here: some builds of torch do not have it
+
+    store, rank, world = next(rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        # After --max-restarts the store is still that of the processes that ended, with their addresses.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    # Gloo also next to NCCL: `largest` is asked after each step, and must not wait for the GPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     try:
-        yield dist.get_rank(), dist.get_world_size()
+        yield rank, world
     finally:
         dist.destroy_process_group()
