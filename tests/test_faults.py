@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import zipfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import write_scenes
 from torch.utils.data import get_worker_info
 
 import main as driver
@@ -33,6 +35,17 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(RunFolder, "figure", lambda *_: None)
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> Path:
+    return write_scenes(tmp_path_factory.mktemp("drawn"), 12, 6, classes=3)
+
+
+@pytest.fixture
+def fresh_scenes(drawn, tmp_path) -> Path:
+    """A copy, to be spoilt by a test."""
+    return Path(shutil.copytree(drawn, tmp_path / "scenes"))
+
+
 def last_of(run) -> Path:
     return run.folder / "models" / checkpoint.LAST
 
@@ -53,6 +66,7 @@ def failing(real, *which: int):
 # ------------------------------------------------------------------------------------------------- disks
 
 
+@pytest.mark.slow
 def test_disk_full_while_decoding(drive, fresh_scenes, monkeypatch):
     monkeypatch.setattr(decoded_cache.np, "save", failing(np.save, 1, 2, 3, 4))
     run = drive(fresh_scenes, *RUN)
@@ -61,6 +75,7 @@ def test_disk_full_while_decoding(drive, fresh_scenes, monkeypatch):
     assert not list((fresh_scenes / ".decoded").iterdir())
 
 
+@pytest.mark.slow
 def test_a_data_folder_that_is_read_only(drive, fresh_scenes, monkeypatch):
     real = Path.mkdir
 
@@ -88,6 +103,7 @@ def test_a_logs_folder_that_is_read_only(drive, fresh_scenes, monkeypatch, tmp_p
     assert f"--logs {tmp_path / 'logs'}: no folder can be created there (Permission denied)" in run.out
 
 
+@pytest.mark.slow
 def test_disk_full_once_while_saving(drive, fresh_scenes, monkeypatch):
     monkeypatch.setattr(torch, "save", failing(torch.save, 1))
     run = drive(fresh_scenes, *RUN)
@@ -124,7 +140,7 @@ class FullDisk:
         return getattr(self.file, name)
 
 
-@pytest.mark.parametrize("failures", [1, 2])
+@pytest.mark.parametrize("failures", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_disk_full_while_writing_events(drive, fresh_scenes, monkeypatch, failures):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -184,7 +200,7 @@ def vanishing(monkeypatch):
     return files.append
 
 
-@pytest.mark.parametrize("how", ["vanishes", "breaks"])
+@pytest.mark.parametrize("how", ["vanishes", pytest.param("breaks", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("policy", ["fail", "skip"])
 def test_an_image_that_vanishes_or_breaks_during_training(drive, fresh_scenes, vanishing, how, policy):
     path = MiniPlacesLoader(fresh_scenes).path(5)
@@ -199,7 +215,7 @@ def test_an_image_that_vanishes_or_breaks_during_training(drive, fresh_scenes, v
         assert json.loads((run.folder / "results.json").read_text())["left_out"] == {"train": [str(path)], "val": []}
 
 
-@pytest.mark.parametrize("cache", ["auto", "off"])
+@pytest.mark.parametrize("cache", ["auto", pytest.param("off", marks=pytest.mark.slow)])
 def test_images_that_are_bad_from_the_start(drive, fresh_scenes, cache):
     paths = [MiniPlacesLoader(fresh_scenes).path(2), MiniPlacesLoader(fresh_scenes, split="val").path(0)]
     paths[0].unlink()
@@ -286,7 +302,7 @@ def test_a_loader_process_that_is_killed(drive, fresh_scenes, monkeypatch):
     assert "Traceback" not in run.out
 
 
-@pytest.mark.parametrize("step", [2, 4])
+@pytest.mark.parametrize("step", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_loss_that_is_not_a_number_never_replaces_a_good_checkpoint(drive, fresh_scenes, monkeypatch, step):
     real, calls = SimpleNet.forward, []
 
@@ -354,6 +370,7 @@ def test_errors_of_the_machine_have_sentences(error, world, sentence):
 # ------------------------------------------------------------------------------------------------ clocks
 
 
+@pytest.mark.slow
 def test_a_clock_that_goes_backwards(drive, fresh_scenes, monkeypatch):
     now = iter(range(2 * 10**9, 0, -3600))
     monkeypatch.setattr(driver.sys.modules["time"], "time", lambda: float(next(now)))

@@ -16,7 +16,7 @@ from custom_dataloader import class_names, open_split, read_labels
 from libs import arguments, checkpoint
 from utils import BadInput, image_file_flaw, load_image
 
-CASES = int(os.environ.get("FUZZ_CASES", "60"))
+CASES = int(os.environ.get("FUZZ_CASES", "20"))
 
 
 @pytest.fixture(params=range(4))

@@ -60,8 +60,10 @@ def test_a_tensor_on_another_device_is_noticed():
         step(Leaky(3 * 128 * 128, 5).to(META))
 
 
-@pytest.mark.parametrize(("name", "conv"), [(name, conv) for name in networks.MODEL_NAMES for conv in
-                                            (None, "unfold", "flat") if not conv or name not in ("vit", "resnet18")])
+@pytest.mark.parametrize(("name", "conv"), [
+    *((name, None) for name in networks.MODEL_NAMES), ("simplenet", "unfold"), ("simplenet", "flat"),
+    *(pytest.param(name, conv, marks=pytest.mark.slow) for name in networks.MODEL_NAMES if name not in
+      ("vit", "resnet18", "simplenet") for conv in ("unfold", "flat"))])
 def test_every_network_trains(name, conv):
     """adv-simplenet attacks its images inside."""
     step(networks.build(name, 5, (128, 128), conv).to(META))

@@ -17,11 +17,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main as driver
 from libs import checkpoint
 from libs.progress import Progress
+from libs.run_folder import RunFolder
 from utils import random_state, remove_stale_parts, set_random_state
 
 RUN = "--epochs", 2, "-b", 8, "-p", 2
 EVERY_STEP = "--checkpoint-minutes", 1e-9
 CLOCKS = {"data/epoch_time", "data/data_wait", "data/images_per_second"}
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """Curves and confusion matrices take most of a short run."""
+    monkeypatch.setattr(RunFolder, "figure", lambda *_: None)
 
 
 class Crash(BaseException):
@@ -48,7 +55,9 @@ def crash(monkeypatch):
 def straight(scenes, tmp_path_factory):
     """The folder of RUN, never interrupted."""
     logs = tmp_path_factory.mktemp("straight")
-    driver.main([str(scenes), "-j", "0", "--gpu", "-1", "--amp", "off", "--logs", str(logs), *map(str, RUN)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFolder, "figure", lambda *_: None)
+        driver.main([str(scenes), "-j", "0", "--gpu", "-1", "--amp", "off", "--logs", str(logs), *map(str, RUN)])
     return next(logs.glob("exp_*"))
 
 
@@ -80,7 +89,7 @@ def crashed_and_resumed(drive, crash, data, steps, flags):
 
 
 @pytest.mark.parametrize(("flags", "steps"), [
-    ("", (1, 3, 2)),
+    ("", (2, 3)),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ("--cache off", (5,)), ("--cache off -j 2", (2, 3)), ("--amp bf16", (3, 2)), ("--use-vit --lr 0.001", (3, 2)),
         ("--recipe fast -b 8", (2, 3)), ("--model customnet --adversarial fast", (2, 3)),
