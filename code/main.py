@@ -14,6 +14,7 @@ from libs.engine import Stopped, Training, fit
 from libs.evaluation import attack_model, evaluate_model
 from libs.interruption import Requests
 from libs.loaders import data_key
+from libs.processes import started
 from libs.run import Run, introduce, resolve
 from utils import BadInput
 
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     hardware.keep_memory()
     with exit_with_sentence(2):
         device = hardware.pick_device(args.gpu, args.use_mps)
-    with hardware.processes(device) as (rank, world):
+    with started(device) as (rank, world):
         with exit_with_sentence(2):
             run = resolve(args, device, rank, world)
         introduce(run)

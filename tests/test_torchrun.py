@@ -178,10 +178,11 @@ def test_torchrun_starts_again_and_goes_on(data, straight, tmp_path):
 
 
 @slow
-def test_sigterm_to_torchrun_saves_and_stops(data, straight, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_torchrun_saves_and_stops(data, straight, tmp_path, number):
     process = start(data, tmp_path, "--checkpoint-minutes", 9)
     wait_for(process, "epoch 1/3 train [3/")
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     printed = finish(process)
     assert process.returncode != 0
     assert "to continue: torchrun --nproc-per-node 2 -- main.py" in printed

@@ -41,9 +41,10 @@ def save(folder: str | os.PathLike, state: dict, is_best: bool, newer_than: floa
             if (folder / LAST).exists():
                 _link(folder / LAST, folder / BEFORE)
         _to_disk(folder)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise Unwritable(f"{folder / LAST}: cannot be written ({reason})") from error
+    except OSError as error:
+        raise Unwritable(f"{folder / LAST}: cannot be written ({error.strerror or error})") from error
+    except RuntimeError as error:  # from torch, without a word of the disk
+        raise Unwritable(f"{folder / LAST}: cannot be written (the disk is full, or cannot be reached)") from error
 
 
 def copy(source: Path, target: Path) -> None:

@@ -1,18 +1,17 @@
-"""Device, mixed precision, memory format and distributed processes of a run."""
+"""Device, mixed precision and memory format of a run."""
 
 import copy
 import ctypes
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from libs.processes import broadcast_object
 from utils import BadInput
 
 AMP_DTYPES = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -80,7 +79,7 @@ class Hardware:
         return values
 
     def largest(self, value: int) -> int:
-        """The maximum over all processes. 0.1 ms in two processes on one machine."""
+        """The maximum over all processes."""
         if self.world == 1:
             return value
         tensor = torch.tensor(value)  # on the CPU
@@ -186,14 +185,6 @@ def bf16_is_faster(device: torch.device) -> bool:
     return min(fp32 for fp32, _ in rounds) > 1.25 * min(bf16 for _, bf16 in rounds)
 
 
-def broadcast_object(value, world: int):
-    """Rank 0's value in all processes."""
-    values = [value]
-    if world > 1:
-        dist.broadcast_object_list(values, src=0)
-    return values[0]
-
-
 def pick_memory_format(model: nn.Module, images: Tensor, device: torch.device) -> torch.memory_format:
     """Channels last if the model has convolutions and runs in it, else the contiguous format.
 
@@ -234,39 +225,6 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
-@contextmanager
-def main_process_first(rank: int, world: int) -> Iterator[None]:
-    """Rank 0 runs the block first, the other ranks wait: it may make files that all of them read."""
-    if world > 1 and rank > 0:
-        dist.barrier()
-    yield
-    if world > 1 and rank == 0:
-        dist.barrier()
-
-
 def cores() -> int:
     """Cores available to this process: in a container or under a batch system fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def processes(device: torch.device) -> Iterator[tuple[int, int]]:
-    """Yield (rank, world) of this process, inside torchrun's process group if there is one."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        yield 0, 1
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    from torch.distributed.rendezvous import rendezvous  # imported here: some builds of torch do not have it
-
-    store, rank, world = next(rendezvous("env://"))
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        # After --max-restarts the store is still that of the processes that ended, with their addresses.
-        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    # Gloo also next to NCCL: `largest` is asked after each step, and must not wait for the GPU.
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world)
-    try:
-        yield rank, world
-    finally:
-        dist.destroy_process_group()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from custom_dataloader import open_split
-from libs import checkpoint, hardware, networks
+from libs import checkpoint, hardware, networks, processes
 from libs.arguments import Flags, conflict, restore_settings, resuming
 from libs.hardware import Hardware
 from libs.loaders import BatchLoader, SkipBad, data_key, left_out, open_loader
@@ -109,7 +109,7 @@ def find_checkpoint(args: Flags, world: int) -> Flags:
     """
     if args.resume != "auto":
         return args
-    path = hardware.broadcast_object(checkpoint.newest(args.logs), world)
+    path = processes.broadcast_object(checkpoint.newest(args.logs), world)
     if path is None and args.mode != "train":
         raise BadInput(f"--resume auto: there is no checkpoint in {args.logs}")
     return replace(args, resume=path and str(path), given=args.given - {"warmup"} if path else args.given)
@@ -129,7 +129,7 @@ def open_loaders(args: Flags, device: torch.device, rank: int, world: int) -> tu
                            f"has {len(dataset)} images; take {len(dataset)} or less")
         if len(dataset) < world:
             raise BadInput(f"{args.data}: {len(dataset)} images in {split} are too few for {world} processes")
-        with hardware.main_process_first(rank, world):
+        with processes.main_process_first(rank, world):
             loaders[split], sentence = open_loader(
                 dataset, args.batch_size // world, args.cache, device, workers=min(args.workers, hardware.cores()),
                 seed=args.seed, train=split == "train", rank=rank, world=world, skip_bad=args.bad_images == "skip")
