@@ -13,7 +13,6 @@ from libs.arguments import RESTORED_ON_RESUME, parse_args, resuming
 from libs.engine import Stopped, Training, fit
 from libs.evaluation import attack_model, evaluate_model
 from libs.interruption import Requests
-from libs.loaders import data_key
 from libs.processes import started
 from libs.run import Run, introduce, resolve
 from utils import BadInput
@@ -34,12 +33,14 @@ def main(argv: list[str] | None = None) -> None:
 
 @contextmanager
 def exit_with_sentence(code: int) -> Iterator[None]:
-    """Exit with `code` and a sentence for bad input, and for a hole in student_code. Other errors are bugs."""
+    """Exit with `code` and a sentence for bad input and for a hole in student_code, with 130 after Ctrl-C."""
     try:
         yield
     except BadInput as error:
         print(f"main.py: error: {strip_worker_traceback(error)}", file=sys.stderr)
         sys.exit(code)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except NotImplementedError as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         if Path(place.filename).stem != "student_code":
@@ -59,13 +60,12 @@ def train(run: Run) -> None:
     """Train to --epochs, and report. Ends early with exit code 130 (Ctrl-C) or 143 (SIGTERM), and says how to go on."""
     args, folder = run.args, run.folder
     folder.json("settings", {key: str(value) for key, value in vars(args).items()})
-    if resuming(args):
-        take_over(run)
+    continued_at = take_over(run) if resuming(args) else 0.0
     with Requests(args.checkpoint_minutes, run.hardware) as requests:
 
         def save(is_best: bool) -> None:
             if run.hardware.is_main:
-                folder.save(content_of(run), is_best, run.continued_time)
+                folder.save(content_of(run), is_best, newer_than=continued_at)
             run.say_left_out()
             requests.saved()
 
@@ -83,12 +83,17 @@ def train(run: Run) -> None:
     report(run, summary)
 
 
-def take_over(run: Run) -> None:
-    """Give the new run folder what the run that it continues has: the best model, which may remain so, and curves."""
+def take_over(run: Run) -> float:
+    """Give the new run folder what the run that it continues has: the best model, which may remain so, and curves.
+
+    Returns when the checkpoint was written, in seconds.
+    """
+    source = Path(run.args.resume)
     if run.folder.active:
         run.folder.replay(run.saved.get("scalars", {}))
-        if (best := Path(run.args.resume).parent / checkpoint.BEST).exists():
+        if (best := source.with_name(checkpoint.BEST)).exists():
             checkpoint.copy(best, run.folder.models / checkpoint.BEST)
+    return source.stat().st_mtime
 
 
 def how_to_continue(run: Run) -> str:
@@ -112,7 +117,7 @@ def content_of(run: Run) -> dict:
                 "precision": run.args.amp, "amp": run.hardware.precision.training, "device": run.hardware.device.type,
                 "loader": type(run.loaders["train"]).__name__}
     content = {**run.state.to_checkpoint(run.args.model, run.model, settings), "classes": run.class_names,
-               "data": data_key(run.loaders["train"]), "scalars": run.folder.logged()}
+               "data": run.data_key, "scalars": run.folder.logged()}
     if run.adversary is not None:
         content["adversary"] = run.adversary.state_dict()
     return content

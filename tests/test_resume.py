@@ -223,6 +223,22 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(drive, scenes, strai
     assert equal_runs(resumed.folder, straight)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes(scenes, tmp_path, number, code):
+    """As a terminal sends Ctrl-C, and a scheduler SIGTERM: the loader's processes stay until the step is finished."""
+    flags = f"--cache off -j 2 --amp off -b 8 --epochs 400 -p 1 --gpu -1 --logs {tmp_path}".split()
+    process = subprocess.Popen([sys.executable, "main.py", str(scenes), *flags], cwd=CODE, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    with process:
+        assert any("epoch 2/400 train [2/" in line for line in process.stdout)
+        os.killpg(process.pid, number)
+        printed = process.stdout.read()
+    assert process.returncode == code
+    assert "to continue: python main.py" in printed
+    assert "Traceback" not in printed
+
+
 def test_a_second_sigint_leaves_at_once(drive, scenes, monkeypatch):
     calls = []
 

@@ -109,7 +109,10 @@ class CachedDataset(Dataset):
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # the worker processes are the parallelism
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the main one still needs its batches
+    # Ctrl-C and a scheduler's SIGTERM go to all processes; this one stays until the main one has finished its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(5))
 
 
 def make_loader(dataset: Dataset, batch_size: int, *, workers: int, seed: int = 0, train: bool = False,

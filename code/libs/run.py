@@ -36,16 +36,12 @@ class Run:
     batches: str  # how the loaders make them
     validation: Dataset  # of the val split
     saved: dict | None  # checkpoint of --resume
-    state: TrainingState | None  # for training, as are the next two
+    data_key: str | None  # of the training images; for training, as are the next three
+    state: TrainingState | None
     adversary: object | None  # extras.adversarial_training.AdversarialTraining
     resizing: ProgressiveResizing | None
     folder: RunFolder
     told: dict = field(default_factory=dict)  # what was said, so that it is not said again
-
-    @property
-    def continued_time(self) -> float:
-        """When the checkpoint was written that this run continues, in seconds; 0 for a new run."""
-        return Path(self.args.resume).stat().st_mtime if resuming(self.args) else 0.0
 
     def say(self, text: str) -> None:
         if self.hardware.is_main:
@@ -89,13 +85,14 @@ def resolve(args: Flags, device: torch.device, rank: int = 0, world: int = 1) ->
     if args.view:
         check_view(args, model)
     hw = hardware.set_up(device, model, example, *requested_precision(args, saved, device), rank, world)
-    state = adversary = resizing = None
+    key = state = adversary = resizing = None
     if args.mode == "train":
-        state = training_state(args, model, loaders["train"], hw, saved)
+        key = data_key(loaders["train"])
+        state = training_state(args, model, loaders["train"], hw, saved, key)
         adversary = adversarial_training(args, model, hw, state, saved)
         resizing = ProgressiveResizing.of(loaders["train"], args.epochs) if args.recipe == "fast" else None
     folder = RunFolder(args.logs, hw.is_main)
-    return Run(args, hw, model, class_names, loaders, batches, validation, saved, state, adversary, resizing,
+    return Run(args, hw, model, class_names, loaders, batches, validation, saved, key, state, adversary, resizing,
                folder)
 
 
@@ -194,13 +191,13 @@ def requested_precision(args: Flags, saved: dict | None, device: torch.device) -
     return "off" if args.amp == "auto" and args.mode == "evaluate" else args.amp, None
 
 
-def training_state(args: Flags, model: nn.Module, loader, hw: Hardware, saved: dict | None) -> TrainingState:
-    """The state to train from: new, or that of the checkpoint."""
+def training_state(args: Flags, model: nn.Module, loader, hw: Hardware, saved: dict | None, key: str) -> TrainingState:
+    """The state to train from: new, or that of the checkpoint. `key`: `data_key` of the loader."""
     state = TrainingState(make_optimizer(args, model), WarmupCosine(args.epochs, args.warmup, len(loader)),
                           hw.scaler(), epoch=args.start_epoch)
     if resuming(args):
-        if (then := saved.get("data", here := data_key(loader))) != here:
-            raise BadInput(f"{args.resume}: the training images of {args.data} have changed since: {then} then, {here} "
+        if (then := saved.get("data", key)) != key:
+            raise BadInput(f"{args.resume}: the training images of {args.data} have changed since: {then} then, {key} "
                            "now. Put the label file back, or train these weights on the new images with "
                            "--start-epoch 0")
         resume(state, saved, args)
