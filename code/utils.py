@@ -210,8 +210,9 @@ def remove_stale_parts(folder: Path) -> None:
 
 
 def _has_ended(process: int, part: Path) -> bool:
-    if os.name == "nt":  # where os.kill would end it
-        return time.time() - part.stat().st_mtime > 60
+    age = time.time() - part.stat().st_mtime
+    if os.name == "nt" or age < 3:  # os.kill would end it there; another machine may be writing just now
+        return age > 60
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
