@@ -182,6 +182,7 @@ def test_killed_again_and_again_ends_the_same(tmp_path, flags, start, kills):
     died = sum(killed(data, tmp_path / "logs", flags, 0.4, start) for _ in range(kills))
     assert died > 0.6 * kills, "it ended too early for that"
     assert equal_runs(finish(data, tmp_path / "logs", flags, start), straight)
+    assert not list((tmp_path / "logs").rglob(".*.part"))
 
 
 def test_random_states_return():
