@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 import main
 from demo import data as demo_data
+from libs import checkpoint, networks
 from student_code import SimpleNet
 from utils import save_image
 
@@ -76,6 +77,11 @@ def same(a, b) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def newest_in(logs: Path) -> Path | None:
+    """The checkpoint that --resume auto takes."""
+    return checkpoint.newest(logs, networks.MODEL_NAMES)
 
 
 CLOCKED = "seconds", "data_wait", "images_per_second", "data/epoch_time", "data/data_wait", "data/images_per_second"

@@ -230,6 +230,14 @@ def test_images_that_are_bad_from_the_start(drive, fresh_scenes, cache):
     assert f"train.txt:3: {paths[0]}: " in strict.out
 
 
+@pytest.mark.slow
+def test_a_bad_image_in_the_probe_set_of_adversarial_training(drive, fresh_scenes):
+    """All twelve images are in it."""
+    MiniPlacesLoader(fresh_scenes).path(4).unlink()
+    run = drive(fresh_scenes, *RUN, "--adversarial", "fast", "--bad-images", "skip")
+    assert run.code == 0, run.out
+
+
 def test_a_cache_whose_bytes_were_flipped(drive, fresh_scenes):
     assert drive(fresh_scenes, *RUN).code == 0
     pixels, = (fresh_scenes / ".decoded").glob("train-*/pixels.bin")

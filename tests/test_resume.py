@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CODE, comparable, same, write_scenes
+from conftest import CODE, comparable, newest_in, same, write_scenes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main as driver
@@ -111,7 +111,7 @@ def test_precision_is_restored(drive, crash, scenes, tmp_path):
         drive(scenes, *RUN, *EVERY_STEP, "--amp", "bf16")
     crash(None)
     driver.main([str(scenes), "-j", "0", "--gpu", "-1", "--logs", str(tmp_path / "logs"), "--resume", "auto"])
-    assert equal_runs(checkpoint.newest(tmp_path / "logs").parents[1], straight.folder)
+    assert equal_runs(newest_in(tmp_path / "logs").parents[1], straight.folder)
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_from_inside_its_epoch(drive, scenes, tmp_path):
     """kill -9 from outside, once; the slow tests do it twenty times."""
     flags = "--epochs 400 -b 8 -j 0 --amp off --checkpoint-minutes 0.0001"
     assert killed(scenes, tmp_path / "logs", flags, 0.3)
-    saved = checkpoint.load(checkpoint.newest(tmp_path / "logs"))
+    saved = checkpoint.load(newest_in(tmp_path / "logs"))
     assert saved["epoch"] or saved["position"]
 
 
@@ -267,11 +267,13 @@ def test_auto_takes_the_newest_good_one(drive, scenes, tmp_path):
     older = first.folder.parent / "exp_0/models" / checkpoint.LAST
     checkpoint.copy(last_of(first), older)
     os.utime(older, (1, 1))
-    assert checkpoint.newest(logs) == last_of(first)
+    checkpoint.save(logs / "exp_lab/models", {"state_dict": {}, "model_arch": "mish-plain"}, is_best=False)
+    assert newest_in(logs) == last_of(first), "a lab's network is not for main.py"
+    assert checkpoint.newest(logs, ["vit"]) is None
     last_of(first).write_bytes(b"PK\3\4 half")
-    assert checkpoint.newest(logs) == first.folder / "models" / checkpoint.BEFORE, "the one before"
+    assert newest_in(logs) == first.folder / "models" / checkpoint.BEFORE, "the one before"
     (first.folder / "models" / checkpoint.BEFORE).unlink()
-    assert checkpoint.newest(logs) == older
+    assert newest_in(logs) == older
     assert f"parameters, from {older}" in drive(scenes, "--resume", "auto", "-e").out
 
 

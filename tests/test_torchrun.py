@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import CODE, comparable, same, write_scenes
+from conftest import CODE, comparable, newest_in, same, write_scenes
 
 from libs import checkpoint
 from libs.hardware import Hardware
@@ -54,7 +54,7 @@ def run(data, logs, *flags, run=TWO) -> str:
 
 
 def newest(logs):
-    return checkpoint.newest(logs).parents[1]
+    return newest_in(logs).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_process_that_dies_ends_the_others_with_a_sentence(data, tmp_path):
     assert time.monotonic() - died < 60
     assert process.returncode != 0
     assert "main.py: error: another process of this run has ended" in printed
-    assert checkpoint.newest(tmp_path) is not None
+    assert newest_in(tmp_path) is not None
 
 
 @slow
@@ -186,7 +186,7 @@ def test_a_signal_to_torchrun_saves_and_stops(data, straight, tmp_path, number):
     printed = finish(process)
     assert process.returncode != 0
     assert "to continue: torchrun --nproc-per-node 2 -- main.py" in printed
-    assert checkpoint.load(checkpoint.newest(tmp_path))["position"]["batches"] >= 3
+    assert checkpoint.load(newest_in(tmp_path))["position"]["batches"] >= 3
     run(data, tmp_path, "--resume", "auto")
     assert same(last(newest(tmp_path)), last(straight))
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -123,24 +124,25 @@ def _verify(path: str | os.PathLike) -> None:
 def _other_one(path: Path) -> str:
     """Where to go on if `path` cannot be read."""
     for other in (path.with_name(name) for name in (LAST, BEFORE, BEST)):
-        if other != path and other.exists() and is_good(other):
+        if other != path and good(other) is not None:
             return f"This one is whole: {other}"
     return f"If it was truncated, take the other one of {LAST} and {BEST} in that folder"
 
 
-def is_good(path: Path) -> bool:
-    """Whether `load` would accept the file."""
+def good(path: Path) -> dict | None:
+    """The content of the file, if `load` would accept it."""
     try:
-        return flaw(read(path, "")) is None
+        state = read(path, "")
     except BadInput:
-        return False
+        return None
+    return state if flaw(state) is None else None
 
 
-def newest(logs: Path) -> Path | None:
-    """The newest good checkpoint of the run folders in `logs`, for --resume auto. Damaged ones are passed over."""
+def newest(logs: Path, models: Collection[str]) -> Path | None:
+    """The newest good checkpoint of one of `models` in the run folders in `logs`. Damaged ones are passed over."""
     found = [path for name in (LAST, BEFORE) for path in logs.glob(f"exp_*/models/{name}")]
     return next((path for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-                 if is_good(path)), None)
+                 if (state := good(path)) is not None and state.get("model_arch") in models), None)
 
 
 def load_weights(model: nn.Module, weights: dict, path: str | os.PathLike) -> None:

@@ -100,13 +100,14 @@ def resolve(args: Flags, device: torch.device, rank: int = 0, world: int = 1) ->
 
 
 def find_checkpoint(args: Flags, world: int) -> Flags:
-    """--resume auto: the newest good checkpoint in --logs; without one, a training starts from the beginning.
+    """--resume auto: the newest good checkpoint in --logs (of --model, if given); without one, a training starts.
 
     The same command can then start a run and continue it, so flags that belong to the start are no error.
     """
     if args.resume != "auto":
         return args
-    path = processes.broadcast_object(checkpoint.newest(args.logs), world)
+    models = [args.model] if args.model else networks.MODEL_NAMES  # a lab's networks are not for main.py
+    path = processes.broadcast_object(checkpoint.newest(args.logs, models), world)
     if path is None and args.mode != "train":
         raise BadInput(f"--resume auto: there is no checkpoint in {args.logs}")
     return replace(args, resume=path and str(path), given=args.given - {"warmup"} if path else args.given)
@@ -212,7 +213,7 @@ def adversarial_training(args: Flags, model: nn.Module, hw: Hardware, state: Tra
         return None
     extra = networks.import_extra("adversarial_training", "--adversarial")
     dataset, _ = open_split(args.data, "train", networks.student_transforms("val"))
-    images, labels = extra.draw_probe(dataset, args.seed)
+    images, labels = extra.draw_probe(SkipBad(dataset) if args.bad_images == "skip" else dataset, args.seed)
     epsilon = ASSIGNMENT_ATTACK["epsilon"] if args.epsilon is None else args.epsilon
     adversary = extra.AdversarialTraining(args.adversarial, model, epsilon,
                                           (hw.images(images), hw.labels(labels)))
