@@ -74,10 +74,10 @@ def n_fgsm(epsilon: float, noise: float = 2.0) -> Attack:
 
 
 def draw_probe(dataset: Dataset, seed: int) -> tuple[Tensor, Tensor]:
-    """The probe set: 16 to 64 random images and labels of `dataset`, fewer where an epoch is short. None is left out."""
+    """The probe set: 16 to 64 random images and labels of `dataset`, fewer where an epoch is short."""
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
     items = (dataset[i] for i in chosen[: min(64, max(16, len(dataset) // 48))].tolist())
-    images, labels = zip(*(item for item in items if item is not None))
+    images, labels = zip(*(item for item in items if item is not None))  # of bad images that are skipped
     return torch.stack(images), torch.tensor(labels)
 
 
