@@ -56,6 +56,14 @@ def test_decoding_happens_once(fresh_scenes, monkeypatch):
     decode(split_of(fresh_scenes))
 
 
+def test_a_cache_of_an_earlier_version_has_no_checksums(fresh_scenes, monkeypatch):
+    """It is used as it is: decoding all of MiniPlaces again takes minutes."""
+    images = decode(split_of(fresh_scenes))
+    (images.folder / "sums.npy").unlink()
+    monkeypatch.setattr(decoded_cache, "_decode", lambda *_: pytest.fail("decoded again"))
+    assert (decode(split_of(fresh_scenes))[3] == images[3]).all()
+
+
 @pytest.mark.parametrize("change", ["labels", "image", "time"])
 def test_stale_pixels_are_not_used(fresh_scenes, change):
     before = decode(split_of(fresh_scenes)).folder.name
