@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from student_code import CustomConv2d, custom_conv2d
-from utils import innermost_line
+from utils import innermost_line, settings_kept
 
 GRADIENTS = ["the gradient of the input", "the gradient of the weight", "the gradient of the bias"]
 
@@ -90,7 +90,10 @@ def gradients(convolve, config: Config, tensors: list, layout: str = "contiguous
                  "channels last": lambda: values.view(N, Ho, Wo, Co).permute(0, 3, 1, 2),
                  "expanded": lambda: values[-1].expand(N, Co, Ho, Wo)}[layout]()  # as of output.sum()
     wanted = [tensor for tensor in tensors if tensor is not None and tensor.requires_grad]
-    return list(torch.autograd.grad(output, wanted, direction, allow_unused=True))
+    before = direction.clone()
+    found = list(torch.autograd.grad(output, wanted, direction, allow_unused=True))
+    assert torch.equal(direction, before), "backward changes the gradient of the output that it is given"
+    return found
 
 
 def check_backward(config: Config, device: torch.device) -> None:
@@ -197,8 +200,11 @@ def first_failure(check, device: torch.device) -> Failure | None:
     """Run a check on every configuration, with a seed for each, up to the first that fails."""
     for number, config in zip(count(1), CONFIGS):
         torch.manual_seed(number)
+        seed = torch.initial_seed()
         try:
-            check(config, device)
+            with settings_kept():
+                check(config, device)
+            assert torch.initial_seed() == seed, "the convolution sets the seed of random numbers"
         except Exception as error:  # a student's code may raise anything
             return Failure(check.__doc__.splitlines()[0], number, config, error)
     return None

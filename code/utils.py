@@ -30,6 +30,27 @@ def innermost_line(error: BaseException, filename: str) -> traceback.FrameSummar
     return next((frame for frame in reversed(frames) if Path(frame.filename).name == filename), None)
 
 
+# torch's settings for the whole program: how to read and how to set each.
+SETTINGS = {"torch's grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+            "torch's default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+            "torch's anomaly detection": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+            "torch's number of threads": (torch.get_num_threads, torch.set_num_threads)}
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Raise AssertionError if the block leaves torch's settings changed; they are put back in any case."""
+    before = {name: get() for name, (get, _) in SETTINGS.items()}
+    try:
+        yield
+        for name, (get, _) in SETTINGS.items():
+            assert get() == before[name], f"expected {name} to stay {before[name]}; got {get()} afterwards"
+    finally:
+        for name, (get, put_back) in SETTINGS.items():
+            if get() != before[name]:
+                put_back(before[name])
+
+
 # ---------------------------------------------------------------------------------------------- images
 
 

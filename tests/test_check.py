@@ -211,6 +211,14 @@ def test_only_the_students_own_NotImplementedError_is_to_do():
     assert place.startswith("at student_code.py:1, in <module>: ")
 
 
+def test_changed_settings_of_torch_are_named_and_put_back():
+    result = run_text("torch.set_grad_enabled(False)")
+    assert result.lines == ("expected torch's grad mode to stay True; got False afterwards", "hint: look")
+    assert torch.is_grad_enabled()
+    assert run_text("torch.set_default_dtype(torch.float64)\nraise ValueError('no')").lines[0] == "ValueError: no"
+    assert torch.get_default_dtype() == torch.float32
+
+
 def test_expect_close_names_the_place():
     a = torch.zeros(2, 3)
     b = a.clone()

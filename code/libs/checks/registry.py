@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from utils import innermost_line
+from utils import innermost_line, settings_kept
 
 STUDENT_FILE = "student_code.py"
 # float32 rounds to 6e-8 of a value. The longest sums here have some 100 products, which adds up to a few 1e-6 of the
@@ -50,7 +50,8 @@ def run_check(check: Check, student: ModuleType) -> Result:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what matters becomes a result
-            check.function(student)
+            with settings_kept():
+                check.function(student)
     except Exception as error:  # a student's code may raise anything
         return explain(check, error)
     return Result("ok", check.title)
@@ -61,7 +62,7 @@ def explain(check: Check, error: Exception) -> Result:
     origin = error.__cause__ if isinstance(error, Mismatch) and error.__cause__ else error
     if is_unwritten(origin):
         return Result("todo", check.title, (str(origin) or "not written yet",))
-    told = str(error) if isinstance(error, Mismatch) else f"{type(error).__name__}: {error}"
+    told = str(error) if isinstance(error, AssertionError) and str(error) else f"{type(error).__name__}: {error}"
     place = innermost_line(origin, STUDENT_FILE)
     where = [] if place is None else [f"at {STUDENT_FILE}:{place.lineno}, in {place.name}: {place.line}"]
     return Result("FAIL", check.title, (shorten(told), *where, f"hint: {check.hint}"))
