@@ -21,17 +21,40 @@ class Check(NamedTuple):
     title: str
     weight: float
     run: Callable[[Ask, np.random.Generator], None]
+    beside: bool  # counts only if another check of the part passes
 
 
 CHECKS: list[Check] = []
 
 
-def check(part: str, title: str, weight: float = 1.0):
-    """Register a function as a check of `part`, with `weight` as its share of the part's points."""
+def check(part: str, title: str, weight: float = 1.0, beside: bool = False):
+    """Register a function as a check of `part`, with `weight` as its share of the part's points.
+
+    `beside`: it looks at something else than the result, such as speed, which counts only if another check passes.
+    """
     def register(run):
-        CHECKS.append(Check(part, title, weight, run))
+        CHECKS.append(Check(part, title, weight, run, beside))
         return run
     return register
+
+
+def consequences(failed: dict[Callable, tuple[Callable, ...]]) -> set[Callable]:
+    """Of failed check functions those whose mistake another one has, which itself counts: one mistake costs once.
+
+    `failed`: function -> the functions that its failure may follow from. Of two that follow from each other, the first
+    counts.
+    """
+    counting = {run for run, causes in failed.items() if not causes}
+    pending, found = {run: set(causes) for run, causes in failed.items() if causes}, set()
+    while pending:
+        following = [run for run, causes in pending.items() if causes & counting]
+        if following:
+            found |= set(following)
+        else:
+            following = [next(iter(pending))]
+            counting |= set(following)
+        pending = {run: causes for run, causes in pending.items() if run not in following}
+    return found
 
 
 def checks_of(part: str) -> list[Check]:

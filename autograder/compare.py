@@ -1,12 +1,20 @@
 """Compare a result with the expected array, and describe the difference in a sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 
 class CheckFailed(Exception):
-    """A check failed. The message is the feedback for the student."""
+    """A check failed. The message is the feedback for the student.
+
+    `follows_from`: check functions. If one of them fails in this grading, too, the mistake counts there, and this check
+    passes.
+    """
+
+    def __init__(self, message: str, follows_from: Iterable[Callable] = ()):
+        super().__init__(message)
+        self.follows_from = tuple(follows_from)
 
 
 class Remark(Exception):

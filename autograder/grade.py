@@ -13,7 +13,7 @@ import numpy as np
 
 import autograder.parts  # noqa: F401  (registers the checks)
 from autograder import hand_in, rubric, syntax
-from autograder.checks import Check, checks_of
+from autograder.checks import Check, checks_of, consequences
 from autograder.compare import CheckFailed, Remark
 from autograder.intake import FolderSource, Submission, read_submission
 from autograder.process import GraderFailed, StudentError, Worker, WorkerDied
@@ -22,6 +22,7 @@ from autograder.text import printable
 
 MAX_WORKER_DEATHS = 3  # per part; then its remaining checks are not run
 PART_SECONDS = 120.0  # after which no further check of a part is started
+NOTHING_ELSE = "does not count, since no check of the result passes"
 
 
 @dataclass
@@ -128,19 +129,28 @@ def grade_part(name: str, submission: Submission, helpers: Path, mark: Mark) -> 
     points, title = rubric.parts(mark.year)[name]
     began, part = time.monotonic(), PartMark(name, title, points, bonus=name in rubric.BONUS)
     checks = checks_of(name)
-    per_weight = points / sum(check.weight for check in checks)
     with Session(submission, helpers, name, mark) as session:
-        for check in checks:
-            feedback = submission.fatal or session.run(check)
-            if name == "convolution" and check.title.startswith("no convolution") and not feedback:
-                feedback = convolution_feedback(submission)
-            out_of = per_weight * check.weight
-            part.verdicts.append(Verdict(check.title, 0.0 if feedback else out_of, out_of, feedback))
+        feedback = {check.run: submission.fatal or session.run(check) for check in checks}
         mark.level.update(session.level)
         if session.import_failed:  # it would fail in every part, possibly by a timeout
             submission.fatal = printable(session.stop_reason)
+    if name == "convolution" and not submission.fatal:
+        no_convolution = next(check.run for check in checks if check.title.startswith("no convolution"))
+        feedback[no_convolution] = feedback[no_convolution] or convolution_feedback(submission)
+    judge(part, checks, feedback, session.follows_from)
     part.seconds = round(time.monotonic() - began, 1)
     return part
+
+
+def judge(part: PartMark, checks: list[Check], feedback: dict, follows_from: dict) -> None:
+    """Add the verdicts of a part: its points are shared by weight among the checks."""
+    excused = consequences({run: follows_from.get(run, ()) for run, text in feedback.items() if text})
+    works = any(not feedback[check.run] for check in checks if not check.beside)
+    for check in checks:
+        excuse = works and check.run in excused
+        text = "" if excuse else feedback[check.run] or ("" if works else NOTHING_ELSE)
+        out_of = part.out_of * check.weight / sum(check.weight for check in checks)
+        part.verdicts.append(Verdict(check.title, 0.0 if text else out_of, out_of, text))
 
 
 def convolution_feedback(submission: Submission) -> str:
@@ -157,6 +167,7 @@ class Session:
         self.submission, self.helpers, self.part, self.mark = submission, helpers, part, mark
         self.worker: Worker | None = None
         self.worker_deaths, self.level, self.stop_reason, self.import_failed = 0, {}, "", False
+        self.follows_from: dict[Callable, tuple[Callable, ...]] = {}  # see compare.CheckFailed
         self.deadline = time.monotonic() + PART_SECONDS
 
     def run(self, check: Check) -> str:
@@ -176,6 +187,7 @@ class Session:
             self.mark.notes.append(printable(f"{self.part}: {remark}"))
             return ""
         except CheckFailed as failed:
+            self.follows_from[check.run] = failed.follows_from
             return str(failed)
         except StudentError as error:
             return exception_feedback(error, self.part)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from autograder.grade import Mark, grade, new_seed
+from autograder.grade import NOTHING_ELSE, Mark, grade, new_seed
 from autograder.solution import CODE
 from autograder.variants import Variant
 from autograder.variants.cheats import CHEATS
@@ -66,9 +66,9 @@ def caught(variant: Variant, mark: Mark, reasons: list[str]) -> bool:
 
 
 def unexplained(variant: Variant, reasons: list[str]) -> list[str]:
-    """The failed checks (title and feedback) that match neither `reason` nor `allowed`."""
-    return [line for line in reasons if not any(re.search(words, line) for words in (variant.reason, variant.allowed)
-                                                if words)]
+    """The failed checks (title and feedback) that match neither `reason` nor `allowed`, and do more than not count."""
+    expected = [words for words in (variant.reason, variant.allowed, NOTHING_ELSE) if words]
+    return [line for line in reasons if not any(re.search(words, line) for words in expected)]
 
 
 def accepted(variant: Variant, mark: Mark, reasons: list[str]) -> bool:

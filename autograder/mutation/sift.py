@@ -2,10 +2,10 @@
 
 The rule. A solution is wrong if it differs beyond rounding from the correct one that it was made from, with equal
 weights, in float32, in anything that the sheet's training uses: outputs, gradients of parameters and inputs, both
-modes, batches of one, odd batches and sizes, large numbers, another call before or between, save and reload, steps of an
-optimiser, and what must be left as it was (inputs, modes, gradients, global settings). Not compared, because the sheet
-leaves them free: the initial weights and the order of making them, the random stream of stochastic depth (the set of
-results and their frequencies are compared), errors for invalid arguments, half precision, second derivatives, image
+modes, batches of one, odd batches and sizes, large numbers, another call before or between, save and reload, steps of
+an optimiser, and what must be left as it was (inputs, modes, gradients, global settings). Not compared, because the
+sheet leaves them free: the initial weights and the order of making them, the random stream of stochastic depth (the set
+of results and their frequencies are compared), errors for invalid arguments, half precision, second derivatives, image
 sizes other than img_size, and in adversarial training the number and size of the steps (whether each image is attacked
 within bounds and downhill is compared). Where the sheet's words allow a difference, `equivalent.txt` says so with the
 reason.

@@ -239,10 +239,14 @@ def results_shape(ask, case: Case) -> bool:
     return case.run(ask)[1]["y"].shape == case.dy.shape
 
 
-@check("convolution", "layers do not disturb each other, and calls leave nothing behind", weight=1)
+@check("convolution", "layers do not disturb each other, and calls leave nothing behind", weight=1, beside=True)
 def memory(ask, rng):
     """Several layers of a network: all run forward, then all backward. Each must give what it gives alone."""
     cases = working_cases(ask, rng)
+    for case in cases:
+        if is_right(ask, case) and not is_right(ask, case.other_values()):
+            raise CheckFailed(f"for other values of the same shapes, the output is wrong ({case}): something is kept "
+                              "between calls")
     cases = [*cases, *[Case(rng, K=cases[0].K, stride=cases[0].stride, padding=cases[0].padding, N=N, square=True,
                             bias=cases[0].b is not None) for N in (1, 3)]]
     alone = [case.run(ask, backward=True)[1] for case in cases]
@@ -265,7 +269,7 @@ def memory(ask, rng):
     expect_state(facts, "the convolution")
 
 
-@check("convolution", "float32 stays float32", weight=1)
+@check("convolution", "float32 stays float32", weight=1, beside=True)
 def types(ask, rng):
     """Wrong values are for other checks, but an output that no input changes is none."""
     case = working_cases(ask, rng)[0]
@@ -278,7 +282,7 @@ def types(ask, rng):
     require_values(case, results)
 
 
-@check("convolution", "no convolution function is used, forward or backward", weight=1)
+@check("convolution", "no convolution function is used, forward or backward", weight=1, beside=True)
 def no_convolution(ask, rng):
     case = working_cases(ask, rng)[0]
     facts, results = case.run(ask, backward=results_shape(ask, case))
@@ -294,7 +298,7 @@ def require_values(case: Case, results: dict) -> None:
         raise CheckFailed(f"the output is constant or not finite ({case}), so that this cannot be checked")
 
 
-@check("convolution", "fast enough to train", weight=1)
+@check("convolution", "fast enough to train", weight=1, beside=True)
 def speed(ask, rng):
     case = working_cases(ask, rng)[0]
     if is_right(ask, case):

@@ -1,5 +1,7 @@
 """Inputs and known mistakes of the convolution."""
 
+import copy
+
 import numpy as np
 
 from autograder import oracle, rounding
@@ -22,6 +24,15 @@ class Case:
         self.b = rounding.rounded(rng.normal(size=Co)) if bias else None
         self.y = oracle.convolve(self.x, self.w, self.b, stride, padding)
         self.dy = rounding.rounded(rng.normal(size=self.y.shape))
+
+    def other_values(self) -> "Case":
+        """Another case of the same shapes."""
+        other = copy.copy(self)
+        for name in ("x", "w", "b", "dy"):
+            array = getattr(self, name)
+            setattr(other, name, None if array is None else rounding.rounded(array[::-1] - 0.5))
+        other.y = oracle.convolve(other.x, other.w, other.b, self.stride, self.padding)
+        return other
 
     def __str__(self) -> str:
         N, Ci, H, W = self.x.shape

@@ -12,6 +12,10 @@ COST_LIMIT = 50.0  # times the reference: an epoch of half an hour would last a 
 SLOPE_TOLERANCE = {"float64": 1e-5, "float32": 1e-2}  # differences over steps of 1e-5 and 2e-2
 
 
+class Unused(CheckFailed):
+    """A parameter is not used: perhaps a consequence of a mistake that costs points elsewhere."""
+
+
 def expect_gradients(ask: Ask, what: str, x: np.ndarray, build: dict, training: bool = False) -> None:
     """Raise CheckFailed unless the gradient of the input and of each parameter is the slope of the output.
 
@@ -20,13 +24,15 @@ def expect_gradients(ask: Ask, what: str, x: np.ndarray, build: dict, training: 
     """
     facts, results = ask("module_slopes", {"x": x.astype(np.float32)}, build=build, training=training)
     wrong = [wrong_gradients(facts, results, dtype) for dtype in SLOPE_TOLERANCE if f"{dtype}.numeric" in results]
+    mode = "training" if training else "evaluation"
+    if all(wrong) and not all(np.isfinite(array).all() for array in results.values()):
+        raise CheckFailed(f"the output of {what}, or its gradient, is NaN or infinite ({mode} mode)")
     if not all(wrong):  # one precision in which all agree is enough
         return
     name, has_gradient, used = wrong[0][0]
     others = f", nor {len(wrong[0]) - 1} other tensors" if len(wrong[0]) > 1 else ""
-    mode = "training" if training else "evaluation"
     if not used and not has_gradient:
-        raise CheckFailed(
+        raise Unused(
             f"{what} does not use its parameter {name}{others}: the output stays the same whatever its value"
         )
     if not has_gradient:

@@ -6,7 +6,6 @@ last looks at one aspect, in cases that the others do not affect, so that one mi
 all together, and passes if another one has failed.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -14,20 +13,6 @@ import numpy as np
 from autograder.attack_path import ROUNDING, Case, Run, attack_once, clear
 from autograder.checks import check
 from autograder.compare import CheckFailed, Remark, first_index
-from autograder.process import StudentError
-
-
-def failing(ask, rng, checks: list[Callable]) -> list[Callable]:
-    """Those of `checks` that fail: their mistakes have cost points already."""
-    found = []
-    for other in checks:
-        try:
-            other(ask, rng)
-        except Remark:
-            continue
-        except (CheckFailed, StudentError):
-            found.append(other)
-    return found
 
 
 def share_descending(case: Case, before: np.ndarray, after: np.ndarray, smoothing: float = 0.0) -> np.ndarray:
@@ -67,7 +52,7 @@ def direction(ask, rng):
             raise CheckFailed(
                 f"only {100 * max(down[list(least)]):.0f} % of the pixels of image {n} that moved went "
                 "against the gradient of the least confident label's loss: is it the gradient with respect "
-                "to this image, at this image, of loss_fn of the logits?"
+                "to this image, at this image, of loss_fn of the logits?", follows_from=[box]
             )
 
 
@@ -81,9 +66,7 @@ def label(ask, rng):
         if not any(all(follows(case, path, own, rule) for path, own in zip(run.paths, labels))
                    for rule in ("anew", "at the first point", "at the second point")):
             sentence = wrong_label(case, run, labels)
-            if "nothing" not in sentence and failing(ask, rng, [steps]):
-                return
-            raise CheckFailed(sentence)
+            raise CheckFailed(sentence, follows_from=[] if "nothing" in sentence else [steps])
 
 
 def labels_along(case: Case, path: list[np.ndarray]) -> list[set[int]]:
@@ -124,74 +107,6 @@ def wrong_label(case: Case, run: Run, labels: list[list[set[int]]]) -> str:
     )
 
 
-# --------------------------------------------------------------------------------------------------- the box
-
-
-@check("pgd", "every iterate stays within epsilon of the input", weight=3)
-def box(ask, rng):
-    inexact = None
-    for case in (Case.two_labels(rng, steps=3, step=0.3, epsilon=0.1),
-                 Case.two_labels(rng, steps=9, step=0.05, epsilon=0.12),
-                 Case(rng, steps=12, step=0.03, epsilon=0.05, curvature=0.1),
-                 Case(rng, steps=2, step=0.05, epsilon=0.0)):
-        run = attack_once(ask, case)
-        for n, origin in enumerate(run.x):
-            if (off := run.outside_box(n, run.end[n])).any():
-                far = np.abs(run.end[n] - origin)[off].max()
-                raise CheckFailed(
-                    f"the result leaves the box ({case}): at index {(n, *first_index(off))} it is {far:.3g} "
-                    f"away from the input{why_outside(run, n)}"
-                )
-            if any(run.outside_box(n, point).any() for point in run.visited[n]):
-                raise CheckFailed(
-                    f"the result is in the box, but not the inputs of all forward passes ({case}): project "
-                    "after each step, not only at the end"
-                )
-            inexact = inexact or inexact_clip(run, n)
-    if inexact and not failing(ask, rng, [steps]):
-        raise CheckFailed(inexact)
-
-
-def inexact_clip(run: Run, n: int) -> str:
-    """What is wrong, if a step does not end step_size away or at the wall of the box; otherwise an empty string."""
-    low, high = run.x[n] - run.case.epsilon, run.x[n] + run.case.epsilon
-    for before, after in pairwise(run.paths[n]):
-        ends = [np.clip(before + direction * run.case.step, low, high) for direction in (-1, 0, 1)]
-        off = np.min([np.abs(after - end) for end in ends], axis=0) > ROUNDING
-        if off.any() and not (np.array_equal(before, run.x[n]) and run.is_random_start(n, after)):
-            index = first_index(off)
-            return (
-                f"a pixel {before[index] - run.x[n][index]:.3g} away from the input goes to "
-                f"{after[index] - run.x[n][index]:.3g} ({run.case}): clip each pixel to input - epsilon and input + "
-                "epsilon, and change nothing else"
-            )
-    return ""
-
-
-def why_outside(run: Run, n: int) -> str:
-    """A hint at the likely cause, to end the sentence."""
-    steps = [np.abs(after - before).max() for before, after in pairwise(run.paths[n])]
-    if run.case.epsilon and max(steps, default=0) > max(run.case.step, run.case.epsilon) * 1.01:
-        return ". A single step was larger than step_size: is it step_size times the sign of the gradient?"
-    if run.case.step > run.case.epsilon > 0 and all(step <= run.case.epsilon * 1.01 for step in steps):
-        return ". After every step, clip to the box around the input itself, not around the previous iterate"
-    return ""
-
-
-@check("pgd", "clipped to the box only: normalised images are not pixels between 0 and 1", weight=1)
-def no_other_clamp(ask, rng):
-    case = Case(rng, steps=2, wide=True)  # wide: some pixels lie further than epsilon outside 0..1
-    run = attack_once(ask, case)
-    end = run.end
-    far = any(run.outside_box(n, end[n]).any() for n in range(len(run.x)))
-    if far and end.min() >= 0 and end.max() <= 1:
-        raise CheckFailed("the result was clamped to 0..1, but normalised images are not pixels between 0 and 1")
-    if far and (end.min() > case.x.min() + case.epsilon or end.max() < case.x.max() - case.epsilon):
-        raise CheckFailed(f"the result lies between {end.min():.2g} and {end.max():.2g}, the images between "
-                          f"{case.x.min():.2g} and {case.x.max():.2g}: it was clamped to another range than the box "
-                          "around the input")
-
-
 # ------------------------------------------------------------------------------------------------- the steps
 
 
@@ -203,12 +118,13 @@ def steps(ask, rng):
         for n in range(len(run.x)):
             straight = any(went_straight(run, n, run.visited[n][begin]) for begin in run.starts(n))
             if not straight and not np.array_equal(run.end[n], run.x[n]):
-                raise CheckFailed(wrong_count_or_size(run, n))
+                raise wrong_count_or_size(run, n)
     for curvature in (0.05, 0.15):
         case = Case(rng, steps=8, step=0.012, curvature=curvature)
         run = attack_once(ask, case)
         for n in range(len(run.x)):
-            if max(run.fit(n, any_step(run, n, factor)) for factor in (-1, 1)) < case.steps:
+            fits = max(run.fit(n, any_step(run, n, factor)) for factor in (-1, 1))
+            if fits < case.steps:
                 require_own_gradients(run, n)
     images = run.shown / len(run.x)
     if images > 2 * case.steps + 3:
@@ -225,19 +141,22 @@ def went_straight(run: Run, n: int, start: np.ndarray) -> bool:
     return bool(np.all(np.min([np.abs(run.end[n] - end) for end in ends], axis=0) < ROUNDING))
 
 
-def wrong_count_or_size(run: Run, n: int) -> str:
+def wrong_count_or_size(run: Run, n: int) -> CheckFailed:
     """What is wrong with steps that should go straight on."""
     case, path = run.case, run.paths[n]
     sizes = [np.abs(after - before) for before, after in pairwise(path)]
     gradient = np.abs(case.gradients(path[0])[0])
     if np.ptp(sizes[0]) > 1e-6 and np.corrcoef(sizes[0].ravel(), gradient.ravel())[0, 1] > 0.99:
-        return f"the steps are proportional to the gradient ({case}): take its sign"
+        return CheckFailed(f"the steps are proportional to the gradient ({case}): take its sign", [box])
     if all(np.abs(size - case.step).max() < ROUNDING for size in sizes) and len(sizes) != case.steps:
-        return f"the images moved in {len(sizes)} steps of {case.step:g}, expected num_steps={case.steps}"
+        return CheckFailed(f"the images moved in {len(sizes)} steps of {case.step:g}, expected num_steps={case.steps}",
+                           [box])
     odd = next((k for k, size in enumerate(sizes) if np.abs(size - case.step).max() >= ROUNDING), None)
     if odd is None:
-        return f"the pixels do not keep the direction of the gradient over {case.steps} steps ({case})"
-    return f"step {odd + 1} moves a pixel by {sizes[odd].max():.3g}, expected step_size={case.step:g} ({case})"
+        return CheckFailed(f"the pixels do not keep the direction of the gradient over {case.steps} steps ({case})",
+                           [box, label])
+    return CheckFailed(f"step {odd + 1} moves a pixel by {sizes[odd].max():.3g}, expected step_size={case.step:g} "
+                       f"({case})", [box])
 
 
 def any_step(run: Run, n: int, factor: int):
@@ -284,11 +203,78 @@ def require_own_gradients(run: Run, n: int) -> None:
         raise CheckFailed(
             f"step {wrong + 1} follows the gradient at the first point, not at the current iterate ({case})"
         )
-    raise CheckFailed(
-        f"step {wrong + 1} is not step_size times the sign of the gradient at the current iterate ({case})"
-    )
+    raise CheckFailed(f"step {wrong + 1} is not step_size times the sign of the gradient at the current iterate "
+                      f"({case})", follows_from=[direction, box])
 
 
 def goes_along(case: Case, before, after, gradient) -> bool:
     sure = np.abs(gradient) > 1e-2 * np.abs(gradient).max()
     return bool((np.sign(after - before) == np.sign(gradient))[sure].mean() > 0.99)
+
+
+# --------------------------------------------------------------------------------------------------- the box
+
+
+@check("pgd", "every iterate stays within epsilon of the input", weight=3)
+def box(ask, rng):
+    inexact = None
+    for case in (Case.two_labels(rng, steps=3, step=0.3, epsilon=0.1),
+                 Case.two_labels(rng, steps=9, step=0.05, epsilon=0.12),
+                 Case(rng, steps=12, step=0.03, epsilon=0.05, curvature=0.1),
+                 Case(rng, steps=2, step=0.05, epsilon=0.0)):
+        run = attack_once(ask, case)
+        for n, origin in enumerate(run.x):
+            if (off := run.outside_box(n, run.end[n])).any():
+                far = np.abs(run.end[n] - origin)[off].max()
+                raise CheckFailed(
+                    f"the result leaves the box ({case}): at index {(n, *first_index(off))} it is {far:.3g} "
+                    f"away from the input{why_outside(run, n)}"
+                )
+            if any(run.outside_box(n, point).any() for point in run.visited[n]):
+                raise CheckFailed(
+                    f"the result is in the box, but not the inputs of all forward passes ({case}): project "
+                    "after each step, not only at the end"
+                )
+            inexact = inexact or inexact_clip(run, n)
+    if inexact:
+        raise CheckFailed(inexact, follows_from=[steps])
+
+
+def inexact_clip(run: Run, n: int) -> str:
+    """What is wrong, if a step does not end step_size away or at the wall of the box; otherwise an empty string."""
+    low, high = run.x[n] - run.case.epsilon, run.x[n] + run.case.epsilon
+    for before, after in pairwise(run.paths[n]):
+        ends = [np.clip(before + direction * run.case.step, low, high) for direction in (-1, 0, 1)]
+        off = np.min([np.abs(after - end) for end in ends], axis=0) > ROUNDING
+        if off.any() and not (np.array_equal(before, run.x[n]) and run.is_random_start(n, after)):
+            index = first_index(off)
+            return (
+                f"a pixel {before[index] - run.x[n][index]:.3g} away from the input goes to "
+                f"{after[index] - run.x[n][index]:.3g} ({run.case}): clip each pixel to input - epsilon and input + "
+                "epsilon, and change nothing else"
+            )
+    return ""
+
+
+def why_outside(run: Run, n: int) -> str:
+    """A hint at the likely cause, to end the sentence."""
+    steps = [np.abs(after - before).max() for before, after in pairwise(run.paths[n])]
+    if run.case.epsilon and max(steps, default=0) > max(run.case.step, run.case.epsilon) * 1.01:
+        return ". A single step was larger than step_size: is it step_size times the sign of the gradient?"
+    if run.case.step > run.case.epsilon > 0 and all(step <= run.case.epsilon * 1.01 for step in steps):
+        return ". After every step, clip to the box around the input itself, not around the previous iterate"
+    return ""
+
+
+@check("pgd", "clipped to the box only: normalised images are not pixels between 0 and 1", weight=1)
+def no_other_clamp(ask, rng):
+    case = Case(rng, steps=2, wide=True)  # wide: some pixels lie further than epsilon outside 0..1
+    run = attack_once(ask, case)
+    end = run.end
+    far = any(run.outside_box(n, end[n]).any() for n in range(len(run.x)))
+    if far and end.min() >= 0 and end.max() <= 1:
+        raise CheckFailed("the result was clamped to 0..1, but normalised images are not pixels between 0 and 1")
+    if far and (end.min() > case.x.min() + case.epsilon or end.max() < case.x.max() - case.epsilon):
+        raise CheckFailed(f"the result lies between {end.min():.2g} and {end.max():.2g}, the images between "
+                          f"{case.x.min():.2g} and {case.x.max():.2g}: it was clamped to another range than the box "
+                          "around the input")

@@ -7,8 +7,7 @@ import numpy as np
 from autograder.attack_path import ROUNDING, Case, Run, attack, attack_once
 from autograder.checks import check
 from autograder.compare import CheckFailed
-from autograder.parts.pgd import box, direction, failing, label, labels_of_step, no_other_clamp, share_descending, steps
-from autograder.process import StudentError
+from autograder.parts.pgd import box, direction, label, labels_of_step, no_other_clamp, share_descending, steps
 
 
 def same(run: Run, other: np.ndarray) -> bool:
@@ -59,21 +58,14 @@ def require_loss_function(ask, rng) -> None:
 # ------------------------------------------------------------------------------------------------- calls
 
 
-@check("pgd", "each image is attacked alike in every batch and every call", weight=2)
+@check("pgd", "each image is attacked alike in every batch and every call", weight=2, beside=True)
 def batches(ask, rng):
     """Batches of one, of two and the rest, a second call, and another attack on another network in between."""
     try:
         for case in (Case.two_labels(rng, steps=8, step=0.05, epsilon=0.1, N=5), Case(rng, steps=3, N=5)):
             require_same_in_every_call(ask, rng, case)
-    except (CheckFailed, StudentError):
-        if not costs_already(ask, rng, [direction, label, steps, box]):
-            raise
-
-
-def costs_already(ask, rng, others: list[Callable]) -> bool:
-    """Whether the mistake has cost points in `others`. If both direction and steps fail, this is no PGD at all."""
-    found = failing(ask, rng, others)
-    return bool(found) and not {direction, steps} <= set(found)
+    except CheckFailed as failed:
+        raise CheckFailed(str(failed), follows_from=[direction, label, steps, box]) from None
 
 
 def require_same_in_every_call(ask, rng, case: Case) -> None:
@@ -154,7 +146,7 @@ def input_untouched(ask, rng):
 # ---------------------------------------------------------------------------------------------- together
 
 
-@check("pgd", "all steps of all images, for other settings, networks and batches", weight=3)
+@check("pgd", "all steps of all images, for other settings, networks and batches", weight=3, beside=True)
 def everything(ask, rng):
     """Also for no step, one step, an epsilon of 0, steps larger than epsilon, and values outside 0..1."""
     try:
@@ -165,9 +157,8 @@ def everything(ask, rng):
                         slope=float(rng.choice([0.1, 0.3])))
             run = attack_once(ask, case, training=bool(rng.integers(2)), reduction=str(rng.choice(["mean", "sum"])))
             require_all_steps(run)
-    except (CheckFailed, StudentError):
-        if not costs_already(ask, rng, OTHERS):
-            raise
+    except CheckFailed as failed:
+        raise CheckFailed(str(failed), follows_from=OTHERS) from None
 
 
 def require_all_steps(run: Run) -> None:

@@ -27,6 +27,10 @@ def own_blocks(ask, x: np.ndarray, settings: dict, **more) -> list[dict]:
     return blocks
 
 
+# The least and the most of 4x4 tokens that one token reaches, by window size; windows of 3 are padded.
+REACH = {0: [16, 16], 2: [4, 4], 3: [1, 9]}
+
+
 def expect_chain(blocks: list[dict]) -> None:
     for i, block in enumerate(blocks):
         if not block["follows"]:
@@ -44,8 +48,7 @@ def window_blocks(ask, rng):
             x, expected = images(rng, settings), [size if i in asked else 0 for i in range(4)]
             if own:
                 blocks = own_blocks(ask, x, settings)
-                reach = [16 if size == 0 else 4 for size in expected]
-                if size == 2 and any(block["reach"] != [most, most] for block, most in zip(blocks, reach)):
+                if [block["reach"] for block in blocks] != [REACH[size] for size in expected]:
                     raise CheckFailed("the blocks reach other tokens than their windows")
             else:
                 blocks, _ = ran_blocks(ask, x, settings)
@@ -137,9 +140,9 @@ def drop_path(ask, rng):
         if np.allclose(rates, [0, 0.1, 0.2, 0.3], atol=0.035 if own else 1e-6):
             return
         if max(rates) == 0:
-            raise CheckFailed("with drop_path_rate=0.3 all blocks have drop_path 0: pass it on")
+            raise CheckFailed("with drop_path_rate=0.3 all blocks have drop_path 0: pass it on", [window_blocks])
         if min(rates) == max(rates):
             raise CheckFailed(f"with drop_path_rate=0.3 all blocks have {shown}: the rate should grow with depth, "
-                              "torch.linspace(0, drop_path_rate, depth)")
+                              "torch.linspace(0, drop_path_rate, depth)", [window_blocks])
         raise CheckFailed(f"drop_path_rate=0.3 over 4 blocks gave {shown}, expected 0, 0.1, 0.2, 0.3")
     either_with_usual_arguments(ask, judge)

@@ -18,7 +18,7 @@ x, image = input.detach(), input.detach().clone()
 objective = lambda z: (lambda logits: self.loss_fn(logits, logits.detach().argmin(1)))(model(z))
 for _ in range(self.n):
     image = (image - self.s * torch.func.grad(objective)(image).sign()).clamp(x - self.e, x + self.e)
-return image
+return image.detach()
 ''')
 VMAP = attack_class('''
 x = input.detach()
@@ -28,7 +28,7 @@ def objective(z):
 slope, image = torch.func.vmap(torch.func.grad(objective)), x.clone()
 for _ in range(self.n):
     image = (image - self.s * slope(image).sign()).clamp(x - self.e, x + self.e)
-return image
+return image.detach()
 ''')
 FUNCTIONAL_CALL = attack_class('''
 weights = {k: v.detach() for k, v in model.named_parameters()} | dict(model.named_buffers())
@@ -111,7 +111,7 @@ for _ in range(self.n):
     image = torch.clamp(image.detach() - self.s * slope.sign(), input.detach() - self.e, input.detach() + self.e)
 return image.detach()
 ''')
-NUMPY_START = SMALL_START.replace("0.001 * torch.randn_like(input)", "torch.from_numpy(np.random.default_rng().uniform("
+NUMPY_START = "import numpy as np\n\n\n" + SMALL_START.replace("0.001 * torch.randn_like(input)", "torch.from_numpy(np.random.default_rng().uniform("
                                   "-self.e, self.e, input.shape)).to(input)")
 FIXED_POINT = attack_class('''
 image, done = input.clone().detach(), 0

@@ -12,8 +12,8 @@ ATTACK = "            self.eval()\n            x = self.attacker.perturb(self, x
 HEAD = "        x = self.features(x)\n"
 
 
-def wrong(name: str, reason: str, *changes: tuple[str, str]) -> Variant:
-    return Variant(name, P, changed(P, *changes), reason)
+def wrong(name: str, reason: str, *changes: tuple[str, str], allowed: str = "") -> Variant:
+    return Variant(name, P, changed(P, *changes), reason, allowed=allowed)
 
 
 def training(name: str, reason: str, *changes: tuple[str, str]) -> Variant:
@@ -27,9 +27,9 @@ def step(text: str) -> tuple[str, str]:
 PGD_WRONG = [
     wrong("stops when all images are fooled", "images moved in|step \\d+ of", (
         "            label = ", "            first = pred.argmax(1) if _ == 0 else first\n"
-        "            if (pred.argmax(1) != first).all():\n                break\n            label = ")),
+        "            if (pred.argmax(1) != first).all():\n                break\n            label = "), allowed="detach it"),
     wrong("stops when the loss no longer falls", "images moved in|step", (LOOP, "        least = 1e9\n" + LOOP), (
-        "            loss.backward()", "            if loss.item() > least:\n                break\n            least = loss.item()\n            loss.backward()")),
+        "            loss.backward()", "            if loss.item() > least:\n                break\n            least = loss.item()\n            loss.backward()"), allowed="detach it"),
     wrong("squeezes a batch of one", "raises", ("pred = model(output)", "pred = model(output).squeeze()")),
     wrong("one direction for the whole batch", "% of the pixels of image", step("output - self.step_size * output.grad.mean(0, keepdim=True).sign()")),
     wrong("one direction for all channels", "% of the pixels of image", step("output - self.step_size * output.grad.sum(1, keepdim=True).sign()")),
@@ -42,7 +42,7 @@ PGD_WRONG = [
     wrong("the result is kept by the batch's size", "in a later call|alone in a batch", ("        return output", "        self.kept = getattr(self, 'kept', {})\n"
                                                                       "        return self.kept.setdefault(input.shape, output)")),
     wrong("the last image is not attacked", "alone in a batch|image", (END, "        output[-1] = input[-1]\n        return output")),
-    wrong("the odd image is left out", "alone in a batch|unchanged", (END, "        odd = len(input) // 2 * 2\n        return torch.cat([output[:odd], input[odd:].detach()])")),
+    wrong("the odd image is left out", "is not attacked", (END, "        odd = len(input) // 2 * 2\n        return torch.cat([output[:odd], input[odd:].detach()])")),
     wrong("no lower side of the box", "leaves the box", (BOX, "output = torch.min(output, input + self.epsilon)")),
     wrong("no upper side of the box", "leaves the box", (BOX, "output = torch.max(output, input - self.epsilon)")),
     wrong("half the box", "clip each pixel", (BOX, BOX.replace("epsilon", "epsilon / 2"))),
@@ -90,16 +90,16 @@ ADVERSARIAL_WRONG = [
     training("climbs", "more confident", (ATTACK, ATTACK.replace("x = self.attacker.perturb(self, x)", "x = 2 * x - self.attacker.perturb(self, x)"))),
     training("random noise", "more confident", (ATTACK, "            x = x + 0.1 * torch.randn_like(x).sign()\n")),
     training("attacks another network", "more confident", (ATTACK, "            x = self.attacker.perturb(SimpleNet(num_classes=self.fc.out_features).eval(), x)\n")),
-    training("features detached", "does not reach", (HEAD, "        x = self.features(x).detach()\n")),
+    training("features detached", "not have been used", (HEAD, "        x = self.features(x).detach()\n")),
     training("the head's weight by its data", "does not reach", ("return self.fc(x)", "return nn.functional.linear(x, self.fc.weight.data, self.fc.bias)")),
     training("half of the gradient", "parameters get", (HEAD, "        x = self.features(x)\n        x = 0.5 * x + 0.5 * x.detach()\n")),
-    training("logits of clean and attacked images averaged", "are not the network's own", (
+    training("logits of clean and attacked images averaged", "are not the network's own|beside the attacked ones", (
         ATTACK, "            clean = self.fc(self.avgpool(self.features(x)).flatten(1))\n" + ATTACK), (
         "return self.fc(x)", "return (self.fc(x) + clean) / 2 if self.training else self.fc(x)")),
     training("frozen for good", "frozen|no gradient", (ATTACK, ATTACK + "            for parameter in self.parameters():\n                parameter.requires_grad_(False)\n")),
     training("gradients of the attack remain", "leaves gradients", (ATTACK, ATTACK + "            sum(one.sum() for one in self.parameters()).backward()\n")),
-    training("training mode after evaluation", "switches the network to training", ("        x = self.features(x)\n", "        self.train()\n        x = self.features(x)\n")),
-    training("the loss's pass in evaluation mode", "runs in evaluation mode", ("            self.train()\n", ""), ("return self.fc(x)", "self.train(self.training or hasattr(self, 'was'))\n        return self.fc(x)"), (
+    training("training mode after evaluation", "attacks again, without end", ("        x = self.features(x)\n", "        self.train()\n        x = self.features(x)\n")),
+    training("the loss's pass in evaluation mode", "attacks again, without end", ("            self.train()\n", ""), ("return self.fc(x)", "self.train(self.training or hasattr(self, 'was'))\n        return self.fc(x)"), (
         "            self.eval()\n", "            self.was = True\n            self.eval()\n")),
     training("the first batch's samples for all of its size", "more than an attack|clean|attack", (ATTACK, "            self.kept = getattr(self, 'kept', {})\n" + ATTACK.replace("x = self.attacker.perturb(self, x)", "x = self.kept.setdefault(len(x), self.attacker.perturb(self, x))"))),
     training("images changed in place", "modifies its input", (ATTACK, ATTACK.replace("x = self.attacker.perturb(self, x)", "x.copy_(self.attacker.perturb(self, x))"))),

@@ -184,7 +184,7 @@ class _Liar(torch.Tensor):
 Attention.forward = lambda self, x: torch.zeros_like(x).as_subclass(_Liar)
 """, reason="Attention|raises"),
     hostile("a gigabyte printed", "for _ in range(1024): print('x' * (1 << 20))\n" + textbook.ATTENTION, max_points=2.0),
-    hostile("all file descriptors closed", "import os\nos.closerange(3, 256)\n", reason="closed the grader's pipe|malformed"),
+    hostile("all file descriptors closed", "import os\nos.closerange(3, 256)\n", reason="closed the grader's pipe|malformed|without a reply"),
     hostile("a thread that writes zeros into the pipe", "import os, threading\ndef _spam():\n    while True:\n"
             "        for fd in range(3, 16):\n            try: os.write(fd, b'\\0' * 64)\n            except OSError: continue\n"
             "threading.Thread(target=_spam, daemon=True).start()\n", reason="reply", review="threading"),

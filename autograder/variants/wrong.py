@@ -78,10 +78,10 @@ ATTENTION = [
     wrong(A, "softmax over the heads", "output of Attention", ("attn.softmax(dim=-1)", "attn.softmax(dim=0)")),
     wrong(A, "heads merged without permute", "permute before the reshape", ("x = x.permute(0, 2, 3, 1, 4)", "pass")),
     wrong(A, "no projection", "projection is missing", ("x = self.proj(x)", "pass")),
-    wrong(A, "one head only", "single head", ("self.num_heads = num_heads\n        head_dim = dim // num_heads",
+    wrong(A, "one head only", "single.head", ("self.num_heads = num_heads\n        head_dim = dim // num_heads",
                                               "self.num_heads = 1\n        head_dim = dim")),
     wrong(A, "no softmax", "output of Attention", ("attn = attn.softmax(dim=-1)", "pass")),
-    wrong(A, "bias always on", "no parameter|raises|output", ("bias=qkv_bias", "bias=True")),
+    wrong(A, "bias always on", "has a bias|no parameter|raises|output", ("bias=qkv_bias", "bias=True")),
     wrong(A, "weights detached", "gradient of the input", ("attn = attn.softmax(dim=-1)", "attn = attn.softmax(dim=-1).detach()")),
 ]
 BLOCK = [
@@ -142,7 +142,7 @@ PGD = [
     wrong(P, "sign missing", "take its sign|raises|moves|no attack|box", ("output.grad.sign()", "output.grad")),
     wrong(P, "gradients summed over the steps", "sum of all gradients", ("        for _ in range(self.num_steps):\n", "        total = 0\n        for _ in range(self.num_steps):\n"), (
         "                output = " + STEP, "                total = total + output.grad\n                output = output - self.step_size * total.sign()")),
-    wrong(P, "one step only", "times for num_steps", ("range(self.num_steps)", "range(1)")),
+    wrong(P, "one step only", "moved in 1 steps", ("range(self.num_steps)", "range(1)")),
     wrong(P, "one step too many", "steps", ("range(self.num_steps)", "range(self.num_steps + 1)")),
     wrong(P, "model left in training mode", "training mode", ("        return output", "        model.train()\n        return output")),
     wrong(P, "model called in training mode", "training mode", ("        output = input.clone().detach()", "        output = input.clone().detach()\n        model.train()"), (

@@ -7,8 +7,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
-from autograder.worker.common import process_state, seed_everything, student_class, to_numpy, to_tensor
+from autograder.worker.common import (
+    BASELINE,
+    process_state,
+    restore_process,
+    seed_everything,
+    student_class,
+    to_numpy,
+    to_tensor,
+)
 
 wrappers = torch._C._functorch
 
@@ -46,7 +55,7 @@ class QuadraticNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         images, is_wrapped = unwrapped(x)
-        self.record.append(Pass(to_numpy(images, "the input of the network").copy(), self.training,
+        self.record.append(Pass(array_of(images), self.training,
                                 x.requires_grad or is_wrapped, graph_size(x.grad_fn)))
         z = self.drop(self.norm(x)) if self.sensitive else F.batch_norm(x, self.norm.running_mean,
                                                                         self.norm.running_var)
@@ -67,6 +76,12 @@ def unwrapped(x: Tensor) -> tuple[Tensor, bool]:
         x = wrappers.get_unwrapped(x)
         x = x if axis is None else x.movedim(axis, 0).flatten(0, 1)
     return x, is_wrapped
+
+
+def array_of(images: Tensor) -> np.ndarray:
+    """Images from unwrapped(), also inside torch.func, which would wrap the results of operations on them again."""
+    with temporarily_clear_interpreter_stack():
+        return to_numpy(images, "the input of the network").copy()
 
 
 def graph_size(node) -> int:
@@ -90,15 +105,6 @@ def network_state(model: nn.Module) -> dict:
                              for parameter in model.parameters()],
             "parameters": [parameter.tolist() for parameter in model.parameters()],
             "buffers": [buffer.tolist() for buffer in model.buffers()], "hooks": hooks}
-
-
-def restore_process(before: dict) -> None:
-    """Set what process_state() describes, so that one call does not spoil the next."""
-    torch.set_grad_enabled(before["the gradient mode"])
-    torch.set_default_dtype(getattr(torch, before["the default dtype"].removeprefix("torch.")))
-    torch.autograd.set_detect_anomaly(before["anomaly detection"])
-    torch.set_num_threads(before["the number of threads"])
-    torch.use_deterministic_algorithms(before["deterministic algorithms"])
 
 
 def run_attacks(arrays, settings: list, calls: list[list[int]], seed: int, training: bool = False,
@@ -127,12 +133,12 @@ def run_attacks(arrays, settings: list, calls: list[list[int]], seed: int, train
 def run_attack(attack, network: QuadraticNet, x: Tensor) -> tuple[dict, dict]:
     """One call of perturb."""
     network.record.clear()
-    given, before, process = x.clone(), network_state(network), process_state()
+    given, before = x.clone(), network_state(network)
     try:
         adversarial = attack.perturb(network, x)
-        changed = [name for name, value in process_state().items() if value != process[name]]
+        changed = [name for name, value in process_state().items() if value != BASELINE[name]]
     finally:
-        restore_process(process)
+        restore_process()
     results = {"adversarial": to_numpy(adversarial, "the result of perturb").copy()}
     if network.record:
         results["queries"] = np.concatenate([one.images for one in network.record])

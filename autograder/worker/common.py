@@ -48,16 +48,26 @@ def process_state() -> dict:
             "inference mode": torch.is_inference_mode_enabled()}
 
 
+BASELINE = process_state()  # before any student code ran
+
+
+def restore_process() -> None:
+    """Set everything of process_state() back, so that one call does not spoil the next."""
+    torch.set_grad_enabled(BASELINE["the gradient mode"])
+    torch.set_default_dtype(getattr(torch, BASELINE["the default dtype"].removeprefix("torch.")))
+    torch.autograd.set_detect_anomaly(BASELINE["anomaly detection"])
+    torch.set_num_threads(BASELINE["the number of threads"])
+    torch.use_deterministic_algorithms(BASELINE["deterministic algorithms"])
+
+
 def state_changes(call) -> list[str]:
-    """The names of the process_state() that `call()` changes, and "the seed" if it leaves the same random state
-    whatever the state was before. Runs `call` twice."""
-    before, ends = process_state(), []
+    """What is not as in BASELINE after `call()`, and "the seed" if it leaves the same random state whatever the state
+    was before. Runs `call` twice."""
+    ends = []
     for seed in (1, 2):
         seed_everything(seed)
         call()
         ends.append((torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()))
-    after = process_state()
-    torch.set_grad_enabled(before["the gradient mode"])
-    torch.autograd.set_detect_anomaly(before["anomaly detection"])
-    changed = [name for name in before if before[name] != after[name]]
+    changed = [name for name, value in process_state().items() if value != BASELINE[name]]
+    restore_process()
     return changed + (["the seed"] if any(one == other for one, other in zip(*ends)) else [])

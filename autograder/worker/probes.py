@@ -104,8 +104,10 @@ def module_memory(arrays, builds: list[dict], calls: list[list]) -> tuple[dict, 
     Returns the outputs of the calls in evaluation mode by their number; "train" makes a backward pass, too. Facts: the
     calls that modified their input or a module's mode, and the global state that the first call changes.
     """
-    modules, results, facts = [make(build) for build in builds], {}, {"input_changed": [], "mode_changed": []}
+    modules: dict[int, nn.Module] = {}  # made at their first call: a later one may disturb those before
+    results, facts = {}, {"input_changed": [], "mode_changed": []}
     for number, (m, i, mode) in enumerate(calls):
+        modules[m] = modules.get(m) or make(builds[m])
         module, x = modules[m].train(mode == "train"), to_tensor(arrays[f"x{i}"])
         before = [part.training for part in module.modules()]
         y, after = call(module, x), [part.training for part in module.modules()]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autograder.worker import common, graft
-from autograder.worker.attacks import unwrapped
+from autograder.worker.attacks import array_of, unwrapped
 from autograder.worker.common import Missing, process_state, seed_everything, student_class, to_numpy, to_tensor
 
 CLASSES = 5
@@ -39,7 +39,7 @@ class Watch:
     def note(self, layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """Record a forward pass; it is `used` if the gradient of the training loss comes back to it."""
         images, is_wrapped = unwrapped(x)
-        one = {"images": to_numpy(images, "the input of the network").copy(), "training": layer.training, "used": False}
+        one = {"images": array_of(images), "training": layer.training, "used": False}
         self.passes.append(one)
         if y.requires_grad and not is_wrapped:
             y.register_hook(lambda _: one.update(used=one["used"] or self.learning))
@@ -203,8 +203,9 @@ def plain_logits(network: nn.Module, images: Tensor, watch: Watch) -> Tensor | N
 def training_slopes(arrays, seed: int, name: str) -> tuple[dict, dict]:
     """A training step's gradients against differences of the loss for the images that it used, in float64.
 
-    Returns the parameters' names and, for a random direction in each, the slopes `analytic` and `numeric`; nothing if
-    the network does not run in float64, behaves otherwise in evaluation mode, or attacks there.
+    Returns the parameters' names and, for two random directions in each, the slopes `analytic` and `numeric`, arrays
+    (parameters, 2); nothing if the network does not run in float64, has layers that depend on the mode, or attacks in
+    evaluation mode.
     """
     watch = Watch()
     with known_good_attack(watch):
@@ -226,8 +227,9 @@ def training_slopes(arrays, seed: int, name: str) -> tuple[dict, dict]:
         if plain is None:
             return {"why": "attacks in evaluation mode"}, {}
         gap = float((plain - logits.detach()).abs().max() / plain.abs().max())
-        names, found = zip(*((key, slopes(network, one, to_tensor(images))) for key, one in network.named_parameters()))
-    return {"names": names, "gap": gap}, {"analytic": np.array(found)[:, 0], "numeric": np.array(found)[:, 1]}
+        names, parameters = zip(*network.named_parameters())
+        found = np.array([[slopes(network, one, to_tensor(images)) for _ in range(2)] for one in parameters])
+    return {"names": names, "gap": gap}, {"analytic": found[..., 0], "numeric": found[..., 1]}
 
 
 def slopes(network: nn.Module, parameter: Tensor, images: Tensor) -> tuple[float, float]:
