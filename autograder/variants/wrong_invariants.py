@@ -121,7 +121,7 @@ BLOCK = [
     wrong(B, "qkv_bias ignored", "qkv_bias", (", qkv_bias=qkv_bias)", ")")),
     wrong(B, "mlp_ratio ignored", "MLP layer up", ("int(dim * mlp_ratio)", "4 * dim"), allowed="."),
     wrong(B, "MLP without activation", "output of TransformerBlock", ("act_layer=act_layer)", "act_layer=nn.Identity)"), allowed="act_layer"),
-    dropping("keeps with the drop rate", "expected about|none of the four|NaN", "stochastic(y, 1 - p, training, (len(y), 1, 1, 1))"),
+    dropping("keeps with the drop rate", "expected about|none of the four|NaN", "stochastic(y, 1 - p, training, (len(y), 1, 1, 1))", allowed="another output in training mode"),
     dropping("drops half as often", "expected about|none of the four",
              "y * (torch.rand(len(y), 1, 1, 1) >= p / 2).to(y.dtype) / (1 - p) if training else y"),
     dropping("drops the whole batch", "of the four outcomes|never dropped|nothing is dropped", "stochastic(y, p, training, (1, 1, 1, 1))", allowed="expected about"),
