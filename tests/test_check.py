@@ -90,14 +90,10 @@ def test_a_mutant_of_each_part_fails(judge, part):
     assert_fails(judge, part, mutant.name, mutant.source(REFERENCE))
 
 
-WRONG_FILES = [*((one.part, one.name, one.source(REFERENCE)) for one in MUTANTS),
-               *((one.part, one.name, f"{REFERENCE}\n\n{one.source}") for one in WRONG)]
-
-
-# The grader's variants were drawn against all of its checks, check.py has ten seconds a part: at the last count, 32 of
-# 255 wrong ones passed and 23 of 95 right ones did not.
-disagrees_with_the_grader = pytest.mark.xfail(
-    reason="check.py does not yet agree with the grader on all of its variants")
+# The grader's variants were drawn against all of its checks, check.py has ten seconds a part. These are the most on
+# which the two may disagree; lower a number when check.py improves.
+WRONG_BUT_OK = {"attention": 3, "block": 2, "vit": 8, "pgd": 12, "adversarial": 7}
+RIGHT_BUT_NOT_OK = {"convolution": 5, "attention": 2, "block": 5, "vit": 1, "pgd": 7, "adversarial": 3}
 
 
 @pytest.mark.slow
@@ -108,33 +104,38 @@ def test_every_mutant_fails(judge, part):
             assert_fails(judge, part, one.name, one.source(REFERENCE))
 
 
+def found(judge, variants, part: str) -> tuple[list[str], list[str]]:
+    """The names of the variants of `part` that are ok, and of those that are not."""
+    names = [], []
+    for one in variants:
+        if one.part == part:
+            names[bool(judge(part, f"{REFERENCE}\n\n{one.source}"))].append(one.name)
+    return names
+
+
 @pytest.mark.slow
-@disagrees_with_the_grader
 @pytest.mark.parametrize("part", check.PARTS)
-def test_every_mutant_and_every_wrong_variant_of_the_autograder_fails(judge, part):
-    for where, name, source in WRONG_FILES:
-        if where == part:
-            assert_fails(judge, part, name, source)
+def test_the_wrong_variants_of_the_autograder_fail(judge, part):
+    passed, _ = found(judge, WRONG, part)
+    assert len(passed) <= WRONG_BUT_OK.get(part, 0), passed
 
 
 @pytest.mark.slow
-@disagrees_with_the_grader
 @pytest.mark.parametrize("part", check.PARTS)
-def test_every_right_variant_of_the_autograder_is_ok(judge, part):
-    for variant in RIGHT:
-        if variant.part == part:
-            assert not judge(part, f"{REFERENCE}\n\n{variant.source}"), variant.name
+def test_the_right_variants_of_the_autograder_are_ok(judge, part):
+    _, failed = found(judge, RIGHT, part)
+    assert len(failed) <= RIGHT_BUT_NOT_OK[part], failed
 
 
 @pytest.mark.slow
-@disagrees_with_the_grader
 @pytest.mark.parametrize("seed", [1, 2])
-def test_other_random_numbers_raise_no_false_alarm(judge, seed, monkeypatch):
+@pytest.mark.parametrize("part", [part for part in check.PARTS if part != "convolution"])  # the slowest, and exact
+def test_other_random_numbers_raise_no_false_alarm(judge, part, seed, monkeypatch):
+    _, usual = found(judge, RIGHT, part)
     seeded = torch.manual_seed
     monkeypatch.setattr(torch, "manual_seed", lambda number: seeded(number + 1000 * seed))
-    for variant in RIGHT:
-        if variant.part != "convolution":  # the slowest, and exact
-            assert not judge(variant.part, f"{REFERENCE}\n\n{variant.source}"), variant.name
+    _, other = found(judge, RIGHT, part)
+    assert set(other) <= set(usual)
 
 
 def test_the_commonest_mistake_is_named(judge):

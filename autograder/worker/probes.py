@@ -107,7 +107,8 @@ def module_memory(arrays, builds: list[dict], calls: list[list]) -> tuple[dict, 
     modules: dict[int, nn.Module] = {}  # made at their first call: a later one may disturb those before
     results, facts = {}, {"input_changed": [], "mode_changed": []}
     for number, (m, i, mode) in enumerate(calls):
-        modules[m] = modules.get(m) or make(builds[m])
+        if m not in modules:
+            modules[m] = make(builds[m])
         module, x = modules[m].train(mode == "train"), to_tensor(arrays[f"x{i}"])
         before = [part.training for part in module.modules()]
         y, after = call(module, x), [part.training for part in module.modules()]
