@@ -78,5 +78,5 @@ def test_a_climbing_attack_takes_steps_of_its_own(case):
 
 def test_counts_in_sentences_are_true():
     case = Case.two_labels(np.random.default_rng(0), steps=5)
-    sentence = wrong_count_or_size(run_of(case, pgd(case, case.x, 3)), 0)
+    sentence = str(wrong_count_or_size(run_of(case, pgd(case, case.x, 3)), 0))
     assert "moved in 3 steps of 0.02, expected num_steps=5" in sentence
