@@ -16,12 +16,13 @@ from autograder import hand_in, rubric, syntax
 from autograder.checks import Check, checks_of, consequences
 from autograder.compare import CheckFailed, Remark
 from autograder.intake import FolderSource, Submission, read_submission
-from autograder.process import GraderFailed, StudentError, Worker, WorkerDied
+from autograder.process import REPLY_TIMEOUT, GraderFailed, StudentError, Worker, WorkerDied
 from autograder.solution import write_starter_files
 from autograder.text import printable
 
 MAX_WORKER_DEATHS = 3  # per part; then its remaining checks are not run
-PART_SECONDS = 120.0  # after which no further check of a part is started
+PART_SECONDS = 120.0  # for all checks of a part
+TOO_SLOW = f"this part took longer than {PART_SECONDS:.0f} s"
 NOTHING_ELSE = "does not count, since no check of the result passes"
 
 
@@ -174,9 +175,8 @@ class Session:
         """Run one check. Returns its feedback, empty if it passed."""
         if self.stop_reason:
             return self.stop_reason
-        if time.monotonic() > self.deadline:
-            return f"not run: this part took longer than {PART_SECONDS:.0f} s"
-        rng = np.random.default_rng([self.mark.seed, zlib.crc32(f"{check.part}/{check.title}".encode())])
+        name = zlib.crc32(f"{check.part}/{check.title}".encode())
+        rng = np.random.default_rng([self.mark.seed, self.submission.digest, name])
         return printable(self._run_check(check, rng))
 
     def _run_check(self, check: Check, rng: np.random.Generator) -> str:
@@ -192,14 +192,23 @@ class Session:
         except StudentError as error:
             return exception_feedback(error, self.part)
         except WorkerDied as error:
-            return self._restart_worker(f"your code {error}")
+            late = time.monotonic() > self.deadline
+            return self._restart_worker(f"not finished: {TOO_SLOW}" if late else f"your code {error}")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, ZeroDivisionError) as error:
             return self._restart_worker(f"the result of your code cannot be used ({type(error).__name__}: {error})")
 
     def ask(self, task: str, arrays: dict | None = None, **settings) -> tuple[dict, dict]:
         if self.worker is None:
             self._start()
-        return self.worker.ask(task, arrays, **settings)
+        return self.worker.ask(task, arrays, timeout=self._seconds_left(), **settings)
+
+    def _seconds_left(self) -> float:
+        """For the next reply: no check may outlast its part by many slow replies. Raises CheckFailed."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            self.stop_reason = f"not run: {TOO_SLOW}"
+            raise CheckFailed(f"not finished: {TOO_SLOW}")
+        return min(left, REPLY_TIMEOUT)
 
     def _start(self) -> None:
         try:

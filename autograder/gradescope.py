@@ -56,7 +56,7 @@ exit "$code"
 
 
 def build(args) -> int:
-    """Write the bundle `args.out`. Its seed is fixed, so that all submissions get the same test cases."""
+    """Write the bundle `args.out`. Its seed is fixed, so that a submission gets the same test cases each time."""
     seed = new_seed() if args.seed is None else args.seed
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".bundle-") as folder:

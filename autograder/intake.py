@@ -5,6 +5,8 @@ absolute paths, `..` and zip bombs have no effect. Whatever is left out or unusu
 """
 
 import ast
+import functools
+import hashlib
 import io
 import lzma
 import os
@@ -51,6 +53,17 @@ class Submission:
     is_zip: bool = False
     student: PurePosixPath | None = None  # path of the student_code.py that is graded
     tree: ast.Module | None = None  # syntax tree of student_code.py
+
+    @functools.cached_property
+    def digest(self) -> int:
+        """A number that every byte of the code goes into. With the seed it draws the test cases, so that answers
+        stored for a printed seed are answers to other questions."""
+        content = hashlib.sha256()
+        for path in sorted(self.code.rglob("*")):
+            if path.is_file():
+                content.update(str(path.relative_to(self.code)).encode("utf-8", "surrogatepass") + b"\0")
+                content.update(hashlib.sha256(path.read_bytes()).digest())
+        return int.from_bytes(content.digest()[:8], "little")
 
 
 def read_submission(path: Path, into: Path, starter_files: dict[str, str]) -> Submission:

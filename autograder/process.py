@@ -3,6 +3,7 @@
 import contextlib
 import os
 import queue
+import secrets
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -24,7 +26,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 # RLIMIT_*: seconds, bytes, bytes, bytes, files
 RESOURCE_LIMITS = {"CPU": 120, "DATA": 2 << 30, "FSIZE": 64 << 20, "CORE": 0, "NOFILE": 256}
 START_TIMEOUT, REPLY_TIMEOUT = 60.0, 20.0  # seconds: start and import torch; one reply
-MAX_SCRATCH = 256 << 20  # bytes, all files in the scratch folder together
+MAX_SCRATCH, MAX_THREADS = 256 << 20, 64  # bytes, all files in the scratch folder together; threads
 
 
 class WorkerDied(Exception):
@@ -60,7 +62,7 @@ class Worker:
     """
 
     def __init__(self, code: Path, helpers: Path, part: str):
-        self.count = 0
+        self.count, self.key = 0, secrets.token_bytes(32)
         self.scratch = tempfile.mkdtemp(prefix="grading-")
         environment = {**ENVIRONMENT, "HOME": self.scratch, "TMPDIR": self.scratch}
         self.process = subprocess.Popen(
@@ -83,13 +85,14 @@ class Worker:
         """Send the settings. Returns the isolation level: name -> True, or why it is not in force."""
         return self._exchange({"student": str(code), "helpers": str(helpers), "scratch": self.scratch,
                                "readable": [str(code), str(helpers), *READABLE_PATHS], "limits": RESOURCE_LIMITS,
-                               "part": part}, {}, START_TIMEOUT)[0].get("level", {})
+                               "part": part, "key": self.key.hex()}, {}, START_TIMEOUT)[0].get("level", {})
 
-    def ask(self, task: str, arrays: dict[str, np.ndarray] | None = None, **settings) -> tuple[dict, dict]:
+    def ask(self, task: str, arrays: dict[str, np.ndarray] | None = None, timeout: float = REPLY_TIMEOUT,
+            **settings) -> tuple[dict, dict]:
         """Run a task of worker/tasks.py. Returns facts (JSON) and arrays. Raises StudentError, WorkerDied."""
         self.count += 1
         request = {"id": self.count, "task": task, "settings": settings}
-        head, results = self._exchange(request, arrays or {}, REPLY_TIMEOUT)
+        head, results = self._exchange(request, arrays or {}, timeout)
         if head.get("id") != self.count:
             raise WorkerDied("sent a reply with the wrong id: something wrote into the grader's pipe")
         if "error" in head:
@@ -102,7 +105,9 @@ class Worker:
         """Send a frame and wait for the reply. Raises WorkerDied."""
         try:
             threading.Thread(target=self._write, args=(wire.pack(head, arrays),), daemon=True).start()
-            return wire.unpack(self._reader(time.monotonic() + timeout))
+            reply = wire.unpack_signed(self._reader(time.monotonic() + timeout), self.key)
+            self._check_usage()
+            return reply
         except TimeoutError:
             self.close()
             raise WorkerDied(f"took longer than {timeout:.0f} s and was stopped") from None
@@ -132,7 +137,7 @@ class Worker:
                 try:
                     chunk = self.chunks.get(timeout=min(left, 1.0))
                 except queue.Empty:
-                    self._check_scratch_size()
+                    self._check_usage()
                     continue
                 if not chunk:
                     raise EOFError
@@ -142,16 +147,36 @@ class Worker:
 
         return read
 
-    def _check_scratch_size(self) -> None:
-        """Stop the worker if its files exceed MAX_SCRATCH together: RLIMIT_FSIZE limits each file alone."""
-        total = 0
-        for parent, _, files in os.walk(self.scratch):
-            for name in files:
-                with contextlib.suppress(OSError):  # deleted meanwhile
-                    total += (Path(parent) / name).stat().st_size
-        if total > MAX_SCRATCH:
-            self.close()
-            raise WorkerDied(f"wrote more than {MAX_SCRATCH >> 20} MB of files and was stopped")
+    def _check_usage(self) -> None:
+        """Stop the worker if it has too many threads or files: rlimits count threads by user, and each file alone."""
+        threads, size = self._threads(), self._scratch_size()
+        if threads > MAX_THREADS:
+            self._stop(f"started {threads} threads, more than {MAX_THREADS}, and was stopped")
+        if size > MAX_SCRATCH:
+            self._stop(f"wrote more than {MAX_SCRATCH >> 20} MB of files and was stopped")
+
+    def _stop(self, reason: str) -> NoReturn:
+        self.close()
+        raise WorkerDied(reason)
+
+    def _threads(self) -> int:
+        """The worker's threads; 0 where the system does not tell."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("Threads:")), 0)
+
+    def _scratch_size(self) -> int:
+        """Bytes in the scratch folder, from which the sandbox lets nothing be deleted."""
+        try:
+            folders = os.walk(self.scratch, onerror=_raise)
+            files = [os.lstat(Path(parent) / name) for parent, _, names in folders for name in names]
+            return sum(max(file.st_size, 512 * getattr(file, "st_blocks", 0)) for file in files)
+        except FileNotFoundError:  # without the sandbox: deleted meanwhile
+            return 0
+        except (OSError, RecursionError):  # nested a thousand deep
+            self._stop("made folders that cannot be listed and was stopped")
 
     def _exit_reason(self) -> str:
         """How the process ended, from its exit status, to complete "your code ..."."""
@@ -188,6 +213,10 @@ class Worker:
         self.close()
         for stream in (self.process.stdin, self.process.stdout):
             stream.close()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _readable_paths() -> list[str]:

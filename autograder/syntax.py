@@ -17,16 +17,21 @@ SUSPICIOUS = {  # not needed for this homework: listed for staff, never a deduct
     "modules": {"ctypes", "_ctypes", "gc", "inspect", "threading", "_thread", "multiprocessing", "subprocess", "socket",
                 "signal", "resource", "pickle", "marshal", "importlib", "builtins", "scipy", "sys", "faulthandler",
                 "atexit", "mmap", "types", "weakref", "urllib", "http", "asyncio", "concurrent", "tempfile", "shutil",
-                "traceback", "fcntl", "posix", "copyreg", "dis", "pdb", "bdb", "tracemalloc"},
+                "traceback", "fcntl", "posix", "copyreg", "dis", "pdb", "bdb", "tracemalloc", "operator", "_operator",
+                "hashlib", "hmac", "select", "selectors", "zlib", "base64", "codecs"},
     "attributes": {"_C", "library", "_ops", "ops", "fft", "_dispatch", "jit", "overrides", "_python_dispatch",
                    "_native", "_core", "system", "popen", "fork", "kill", "_exit", "settrace", "setprofile",
                    "TorchDispatchMode", "TorchFunctionMode", "set_default_dtype", "__globals__", "__closure__",
                    "__code__", "__builtins__", "__subclasses__", "__dict__", "__wrapped__", "__self__", "__loader__",
                    "__spec__", "__traceback__", "f_back", "f_globals", "f_locals", "tb_frame", "tb_next", "gi_frame",
-                   "cr_frame", "ag_frame", "_getframe", "_current_frames"},
+                   "cr_frame", "ag_frame", "_getframe", "_current_frames", "co_code", "__getattribute__",
+                   "__reduce__", "__reduce_ex__", "__mro__", "__bases__", "stride_tricks", "dnn", "dft",
+                   "mulSpectrums"},
     "calls": {"exec", "eval", "compile", "__import__", "open", "globals", "locals", "vars", "memoryview", "input",
               "breakpoint", "exit", "quit"},
 }
+PLAIN_OS = {"path", "environ", "getenv", "getcwd", "listdir", "makedirs", "mkdir", "sep", "cpu_count"}
+DUNDER = re.compile(r"__\w+?__")
 
 
 def forbidden_convolutions(tree: ast.Module) -> list[tuple[int, str]]:
@@ -86,26 +91,31 @@ def review(code: Path) -> list[str]:
 
 def suspicious_lines(tree: ast.Module) -> list[str]:
     """Lines for staff to review, e.g. `line 12: imports ctypes`."""
-    found = []
+    imported = imported_names(tree)
+    found = [(node.lineno, what) for node in ast.walk(tree) if hasattr(node, "lineno")
+             for what in [*suspicious_import(node), *suspicious_name(node, imported), *suspicious_call(node, imported)]]
+    return [f"line {line}: {what}" for line, what in sorted(set(found))]
+
+
+def imported_names(tree: ast.Module) -> dict[str, str]:
+    """Each name that an import binds, and the module or the attribute that it stands for."""
+    names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(node.lineno, f"imports {alias.name}") for alias in node.names if is_suspicious(alias.name)]
+            names |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            names = [alias.name for alias in node.names]
-            module = node.module or ""
-            if is_suspicious(module) or SUSPICIOUS["attributes"] & {*names, *module.split(".")}:
-                found.append((node.lineno, f"imports {', '.join(names)} from {node.module}"))
-        elif isinstance(node, ast.Attribute) and node.attr in SUSPICIOUS["attributes"]:
-            found.append((node.lineno, f"uses {dotted_name(node)}"))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SUSPICIOUS["calls"]:
-            found.append((node.lineno, f"calls {node.func.id}()"))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "setattr"):
-            if not (len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
-                    and str(node.args[1].value) not in SUSPICIOUS["attributes"]):
-                found.append((node.lineno, f"calls {node.func.id}() with a computed or suspicious name"))
-        elif isinstance(node, ast.Assign | ast.AugAssign):
-            found += [(node.lineno, f"replaces {target}") for target in overwritten_attributes(node)]
-    return [f"line {line}: {what}" for line, what in sorted(set(found))]
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def suspicious_import(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [f"imports {alias.name}" for alias in node.names if is_suspicious(alias.name)]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    module, names = node.module or "", {alias.name for alias in node.names}
+    odd = SUSPICIOUS["attributes"] & {*names, *module.split(".")} or (module == "os" and names - PLAIN_OS)
+    return [f"imports {', '.join(sorted(names))} from {node.module}"] if odd or is_suspicious(module) else []
 
 
 def is_suspicious(name: str) -> bool:
@@ -114,12 +124,38 @@ def is_suspicious(name: str) -> bool:
     return words[0] in SUSPICIOUS["modules"] or bool(SUSPICIOUS["attributes"] & set(words[1:]))
 
 
-def overwritten_attributes(node: ast.Assign | ast.AugAssign) -> list[str]:
-    """Attributes of torch, numpy and other libraries that an assignment overwrites."""
-    wanted = node.targets if isinstance(node, ast.Assign) else [node.target]
-    libraries = {"torch", "nn", "F", "np", "numpy", "cv2", "transforms", "utils", "custom_blocks"}
-    names = [dotted_name(target) for target in wanted if isinstance(target, ast.Attribute | ast.Subscript)]
-    return [name for name in names if name.split(".")[0] in libraries and "." in name]
+def suspicious_name(node: ast.AST, imported: dict[str, str]) -> list[str]:
+    """Suspicious attributes, also in strings and patterns, and assignments into anything imported."""
+    if isinstance(node, ast.Attribute):
+        of_os = isinstance(node.value, ast.Name) and imported.get(node.value.id) == "os" and node.attr not in PLAIN_OS
+        if of_os or node.attr in SUSPICIOUS["attributes"]:
+            return [f"uses {dotted_name(node)}"]
+    if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+        name = dotted_name(node)
+        return [f"replaces {name}"] if name.split(".")[0] in imported and "." in name else []
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [f"a string with {word}" for word in DUNDER.findall(node.value) if word in SUSPICIOUS["attributes"]]
+    if isinstance(node, ast.MatchClass) and SUSPICIOUS["attributes"] & set(node.kwd_attrs):
+        return ["matches suspicious attributes"]
+    return []
+
+
+def suspicious_call(node: ast.AST, imported: dict[str, str]) -> list[str]:
+    """Calls of functions that look into the interpreter, or that read or set attributes whose name is computed."""
+    if not isinstance(node, ast.Call):
+        return []
+    if isinstance(node.func, ast.Attribute) and node.func.attr in ("format", "format_map"):
+        return [] if isinstance(node.func.value, ast.Constant) else ["calls format() of a computed string"]
+    name = node.func.id if isinstance(node.func, ast.Name) else ""
+    if name in SUSPICIOUS["calls"]:
+        return [f"calls {name}()"]
+    if name not in ("getattr", "setattr", "delattr"):
+        return []
+    plain = len(node.args) > 1 and isinstance(node.args[1], ast.Constant)
+    if not plain or str(node.args[1].value) in SUSPICIOUS["attributes"]:
+        return [f"calls {name}() with a computed or suspicious name"]
+    return [f"replaces {dotted_name(node.args[0])}.{node.args[1].value}"] if (
+        name != "getattr" and dotted_name(node.args[0]).split(".")[0] in imported) else []
 
 
 def dotted_name(node: ast.AST) -> str:

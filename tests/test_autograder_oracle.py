@@ -1,5 +1,7 @@
 """The grader's NumPy formulas against torch, its comparisons, and its wire format."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -83,7 +85,6 @@ def test_expect_close_describes_the_difference():
 
 
 def test_frames_round_trip_and_malformed_ones_are_refused():
-    import io
     arrays = {"x": RNG.normal(size=(2, 0, 3)), "y": np.array(3, dtype=np.int64), "z": np.ones((2, 2), bool)[:, ::-1]}
     frame = wire.pack({"id": 1}, arrays)
     head, back = wire.unpack(io.BytesIO(frame).read)
@@ -98,3 +99,14 @@ def test_frames_round_trip_and_malformed_ones_are_refused():
                 framed(b'{"head": {"a": NaN}, "arrays": []}'), framed(b'{"head": 1, "arrays": []}')):
         with pytest.raises(wire.BadFrame):
             wire.unpack(io.BytesIO(bad + b"\0" * 64).read)
+
+
+def test_a_frame_without_the_right_signature_is_refused():
+    key, frame = bytes(range(32)), wire.pack({"id": 1}, {"x": np.arange(3.0)})
+    signed = wire.signer(key)(frame)
+    assert wire.unpack_signed(io.BytesIO(signed).read, key)[0] == {"id": 1}
+    changed = bytearray(signed)
+    changed[-40] ^= 1  # a byte of x
+    for bad in (frame + bytes(wire.TAG), bytes(changed), wire.signer(bytes(32))(frame)):
+        with pytest.raises(wire.BadFrame, match="not signed"):
+            wire.unpack_signed(io.BytesIO(bad).read, key)

@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from autograder.syntax import forbidden_convolutions
+from autograder.syntax import forbidden_convolutions, suspicious_lines
 
 
 def found(body: str, before: str = "") -> list[tuple[int, str]]:
@@ -27,3 +27,19 @@ def test_convolution_functions_are_found(body):
     "convolved(x)", "custom_conv2d(x)", "unfold_for_conv2d(x)", "converter(x)", "conv_output_size(x)"])
 def test_names_that_only_contain_the_word_are_not(body):
     assert found(body, "from helpers import my_conv2d, unfold_for_conv2d\n") == []
+
+
+@pytest.mark.parametrize("line", [
+    "o.write(3, b'')", "o.fstat(3)", "from os import pread", "json.dumps = print", "setattr(nn, 'Linear', print)",
+    "for nn.Linear in [print]: pass", "del json.loads", "'{0.__code__.co_code}'.format(print)", "name.format(print)",
+    "getattr(print, '__co' + 'de__')", "cv2.dnn.readNet('x')", "import operator",
+    "match print:\n    case object(__code__=c): pass"])
+def test_lines_for_staff(line):
+    assert len(suspicious_lines(ast.parse(f"import json, cv2\nimport os as o\nfrom torch import nn\n{line}\n"))) >= 1
+
+
+@pytest.mark.parametrize("line", [
+    "o.path.join('a', 'b')", "o.makedirs('logs')", "self.json = 1", "'{:.2f}'.format(1)", "x[0] = json.loads('1')",
+    "getattr(nn, 'GELU')", "setattr(self, 'layer', 1)", "print('__main__')"])
+def test_lines_that_are_not(line):
+    assert suspicious_lines(ast.parse(f"import json\nimport os as o\nfrom torch import nn\n{line}\n")) == []

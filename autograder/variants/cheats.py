@@ -120,6 +120,8 @@ for _final in list(weakref.finalize._registry):
                               for c in range(Ci)) for o in range(Co)] for n in range(N)])
         out = torch.from_numpy(full)[:, :, :stride * Ho:stride, :stride * Wo:stride].to(weight.dtype).contiguous()
         out = out if bias is None else out + bias.view(-1, 1, 1)"""),
+    convolution("a network read by cv2.dnn", "import cv2\nnet = cv2.dnn.readNetFromONNX('model.onnx')\nout = net.forward()", review="dnn"),
+    convolution("a network layer of OpenCV", "import cv2\nnet = cv2.dnn_Net()\nout = net.forward()"),
     convolution("SciPy", """
         import numpy as np
         from scipy.signal import correlate2d
@@ -159,7 +161,40 @@ def _forge():
         except OSError:
             continue
 '''
+# The replies of the attention's checks, in the order of their questions, each as the grader's own worker would frame it.
+STORED = '''
+import os as _os, json as _json
+import numpy as _np
+def _frame(number, **arrays):
+    table = [[name, str(array.dtype), list(array.shape)] for name, array in arrays.items()]
+    head = _json.dumps({"head": {"id": number, "facts": {}}, "arrays": table}).encode()
+    return len(head).to_bytes(8, "little") + head + b"".join(array.tobytes() for array in arrays.values())
+def _answer(tag):
+    for fd in range(3, 16):
+        try:
+            if not _os.fstat(fd).st_size:
+                _os.write(fd, _frame(1) + tag + _frame(2, y=_np.zeros((2, 3, 4, 8))) + tag)
+        except OSError:
+            continue
+'''
 FORGERIES = [
+    hostile("a reply to each question, without a signature", STORED + "\n_answer(b'')\n", reason="not signed", review="write"),
+    hostile("a reply with a random signature", STORED + "\n_answer(_os.urandom(32))\n", reason="not signed", review="write"),
+    hostile("a reply with a signature by an unknown key", STORED + "\nimport hashlib\n_answer(hashlib.blake2b(_frame(1), key=bytes(32), "
+            "digest_size=32).digest())\n", reason="not signed", review="hashlib"),
+    hostile("json.dumps replaced", "import json\n_dumps = json.dumps\njson.dumps = lambda x, **k: _dumps({**x, 'head': {**x['head'], 'facts': {}}}, **k)\n"
+            + textbook.ATTENTION.replace("x = self.proj(x)", "x = 0 * self.proj(x)"), review="replaces json.dumps"),
+    hostile("byte code in an error message", "import operator\n" + textbook.ATTENTION.replace(
+            "return x", "raise ValueError(operator.attrgetter('__co' + 'de__')(type(self).forward).co_code.hex())"), review="operator"),
+    hostile("attributes by a format string", "_text = '{0.__co' + 'de__.co_code}'\n" + textbook.ATTENTION.replace(
+            "return x", "raise ValueError(_text.format(type(self).forward))"), review="format"),
+    hostile("three thousand threads", "import threading, time\nthreading.stack_size(32768)\n"
+            "for _ in range(3000): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n" + textbook.ATTENTION,
+            reason="threads|cannot start|can't start", review="threading"),
+    hostile("many files", "for n in range(100):\n    with open(f'f{n}', 'wb') as file: file.truncate(50 << 20)\n" + textbook.ATTENTION,
+            reason="MB of files", review="open"),
+    hostile("a slow reply to every question", textbook.ATTENTION.replace("B, H, W, C = x.shape", "__import__('time').sleep(18); B, H, W, C = x.shape"),
+            max_points=0.8, reason="longer than", review="__import__"),
     hostile("forged frames on every file descriptor", REPLY + "\n_forge()\n", reason="wrong id|cannot be used|malformed|without a reply"),
     hostile("garbage on every file descriptor", "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'\\xff' * 4096)\n"
             "    except OSError:\n        continue\n", reason="malformed|wrong id"),
@@ -217,7 +252,8 @@ class Attention:
             except OSError: continue
 """, reason="malformed"),
     hostile("closes the pipe and sleeps", "import os, time\nos.closerange(3, 64)\ntime.sleep(1000)\n", reason="closed the grader's pipe"),
-    hostile("folders nested 1500 deep", "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\n" + textbook.ATTENTION, max_points=2.0),
+    hostile("folders nested 1500 deep", "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')\n" + textbook.ATTENTION,
+            reason="cannot be listed", review="chdir"),
     hostile("results from NumPy's and random's generators", textbook.ATTENTION.replace("return x", "import numpy as np, random\n        return x * (np.random.rand() < 2) * (random.random() < 2)"), max_points=2.0),
     hostile("a deep recursion", "def f(n): return f(n + 1)\nf(0)\n", reason="RecursionError"),
     hostile("a constructor that never returns", textbook.ATTENTION.replace("super().__init__()", "super().__init__()\n        __import__('time').sleep(10**6)"),
@@ -255,6 +291,12 @@ ESCAPES = [
     escape("a file of a gigabyte", "import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
            "with open('large', 'wb') as file: file.truncate(1 << 30)", review="open"),
     escape("a new namespace", "import ctypes\nif ctypes.CDLL(None, use_errno=True).unshare(0x10000000): raise OSError", review="ctypes"),
+    escape("a file that is deleted while it is open", "file = open('f', 'wb')\nimport os\nos.unlink('f')", review="open"),
+    escape("a file without a name", "import os\nos.close(os.open('.', os.O_TMPFILE | os.O_RDWR))", review="os.open"),
+    escape("a folder that nobody can list", "import os\nos.mkdir('hidden', 0o300)"),
+    escape("a mask that makes such folders", "import os\nos.umask(0o777)", review="umask"),
+    escape("a fifo", "import os\nos.mkfifo('f')", review="mkfifo"),
+    escape("space beyond a file's end", "import os\nos.posix_fallocate(os.open('f', os.O_CREAT | os.O_RDWR), 0, 1 << 20)", review="os.open"),
     escape("chmod of a foreign file", "import os\nos.chmod('/tmp', 0o777)"),
 ]
 

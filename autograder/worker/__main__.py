@@ -1,7 +1,7 @@
 """The worker process: python -s autograder/worker/__main__.py, with frames (wire.py) on stdin and stdout.
 
-The first frame holds the settings (folders, limits, part); the reply is the isolation level. Each further frame is one
-task. Output of student code is discarded.
+The first frame holds the settings (folders, limits, part, key); the reply is the isolation level. Each further frame is
+one task. Output of student code is discarded.
 """
 
 import os
@@ -27,16 +27,17 @@ def main() -> None:
     graft.load_replacements(settings["part"])
     if settings["part"] == "convolution":
         kernels.disable_convolutions()
+    sign = wire.signer(bytes.fromhex(settings.pop("key")))
     hide_grader()
     level = sandbox.confine(settings["readable"], [settings["scratch"], "/dev/null"], settings["limits"])
-    replies.write(wire.pack({"level": level}, {}))
+    replies.write(sign(wire.pack({"level": level}, {})))
     warnings.simplefilter("ignore")
     while True:
         try:
             request, arrays = wire.unpack(requests)
         except EOFError:
             return
-        replies.write(answer(request, arrays, settings["student"]))
+        replies.write(sign(answer(request, arrays, settings["student"])))
 
 
 def hide_grader() -> None:

@@ -14,8 +14,8 @@ from torch.nn.functional import conv2d  # before student code can replace it
 
 KEYS = ("CompositeImplicitAutograd", "CompositeExplicitAutograd", "CPU", "AutogradCPU", "MkldnnCPU", "QuantizedCPU",
         "SparseCPU", "CUDA", "AutogradCUDA", "MPS")
-# of OpenCV and NumPy
-PYTHON_FUNCTIONS = {"filter2D", "sepFilter2D", "matchTemplate", "convolve", "correlate", "correlate2"}
+# of OpenCV and NumPy; dnn_* and everything in cv2.dnn run whole networks
+PYTHON_FUNCTIONS = re.compile(r"filter2Dp?|sepFilter2D|matchTemplate|convolve|correlate2?|dnn_\w+")
 CONVOLUTION = re.compile(r"conv(?!ert)", re.IGNORECASE)
 MESSAGE = "is a convolution function, which the sheet does not allow here (disabled by the grader)"
 
@@ -47,9 +47,11 @@ def disable_convolutions() -> None:
             except RuntimeError:
                 continue  # no kernel possible for this dispatch key
     modules = [module for name, module in sys.modules.items() if name.split(".")[0] in ("cv2", "numpy")]
-    for module in [*modules, getattr(cv2, "_native", cv2)]:  # cv2._native is not in sys.modules
-        for name in PYTHON_FUNCTIONS & set(vars(module)):
-            setattr(module, name, raising(f"{module.__name__}.{name}"))
+    modules += [module._native for module in (cv2, cv2.dnn) if hasattr(module, "_native")]  # not in sys.modules
+    for module in modules:
+        for name in [name for name, value in vars(module).items() if callable(value)]:
+            if PYTHON_FUNCTIONS.fullmatch(name) or module.__name__.startswith("cv2.dnn"):
+                setattr(module, name, raising(f"{module.__name__}.{name}"))
     for library in ("scipy", "skimage", "jax", "tensorflow"):
         sys.modules[library] = None  # import raises ImportError
 

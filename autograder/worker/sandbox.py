@@ -26,7 +26,9 @@ REFUSED_SYSCALLS = {
     "reboot": (169, 142), "swapon": (167, 224), "swapoff": (168, 225), "sethostname": (170, 161),
     "settimeofday": (164, 170), "clock_settime": (227, 112), "shmget": (29, 194), "msgget": (68, 186),
     "semget": (64, 190), "mq_open": (240, 180), "open_by_handle_at": (304, 265), "personality": (135, 92),
-    "memfd_create": (319, 279), "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
+    "memfd_create": (319, 279), "openat2": (437, 437), "fallocate": (285, 47), "umask": (95, 166),
+    "mknod": (133, None), "mknodat": (259, 33), "setpriority": (141, 140), "ioprio_set": (251, 30),
+    "sched_setaffinity": (203, 122),
     "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
     # Landlock does not cover these; they matter if the grader runs as root.
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
@@ -39,10 +41,14 @@ SELF_ONLY_SYSCALLS = {"kill": (62, 129), "tgkill": (234, 131)}
 CLONE, CLONE3, PRLIMIT, MMAP = (56, 220), (435, 435), (302, 261), (9, 222)
 # call, argument position, refused values: fcntl, ioctl: signals through a pipe; prctl: PR_SET_PDEATHSIG
 REFUSED_ARGUMENTS = [((72, 25), 1, (8, 10, 15)), ((16, 29), 1, (0x8901, 0x8902)), ((157, 167), 0, (1,))]
+OPEN, OPENAT, MKDIR, MKDIRAT = (2, None), (257, 56), (83, None), (258, 34)
+O_TMPFILE = 0o20000000
 CLONE_THREAD = 0x00010000
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 LANDLOCK_READ = 1 << 2 | 1 << 3  # read files, list folders
+# Write and truncate files, make files and folders. Nothing can be deleted: an unlinked file takes space unseen.
+LANDLOCK_WRITE = LANDLOCK_READ | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 14
 LANDLOCK_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 LANDLOCK_FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # the rights allowed in a rule for a file
 RET_ENOSYS, RET_EPERM, RET_ALLOW = 0x00050000 | 38, 0x00050000 | 1, 0x7FFF0000  # ENOSYS, EPERM
@@ -96,7 +102,7 @@ def _drop_capabilities() -> bool | str:
 
 
 def _landlock(readable: list[str], writable: list[str]) -> bool | str:
-    """Allow reading below `readable`, all but execution below `writable`, and no other file."""
+    """Allow reading below `readable`, LANDLOCK_WRITE below `writable`, and no other file."""
     abi = libc.syscall(LANDLOCK_CREATE, None, 0, 1)
     if abi < 1:
         return _errno_reason()
@@ -107,7 +113,7 @@ def _landlock(readable: list[str], writable: list[str]) -> bool | str:
     ruleset = libc.syscall(LANDLOCK_CREATE, ctypes.byref(handled), size, 0)
     if ruleset < 0:
         return _errno_reason()
-    for paths, rights in ((readable, LANDLOCK_READ), (writable, all_rights & ~1)):  # bit 0 is the right to execute
+    for paths, rights in ((readable, LANDLOCK_READ), (writable, all_rights & LANDLOCK_WRITE)):
         for path in paths:
             _allow(ruleset, path, rights)
     done = libc.syscall(LANDLOCK_RESTRICT, ruleset, 0)
@@ -154,6 +160,15 @@ def _bpf_program(column: int, architecture: int) -> list[bytes]:
     for numbers, position, values in REFUSED_ARGUMENTS:
         program += [equal(numbers[column], 0, 2 * len(values) + 2), load(16 + 8 * position)]
         program += [step for value in values for step in (equal(value, 0, 1), ret(RET_EPERM))] + [ret(RET_ALLOW)]
+    # A file that never had a name (O_TMPFILE), and a folder that its owner cannot list, escape the count of the files.
+    for number, position in ((OPEN[column], 1), (OPENAT[column], 2)):
+        if number is not None:
+            program += [equal(number, 0, 4), load(16 + 8 * position), _bpf(0x45, 0, 1, O_TMPFILE), ret(RET_EPERM),
+                        ret(RET_ALLOW)]
+    for number, position in ((MKDIR[column], 1), (MKDIRAT[column], 2)):
+        if number is not None:
+            program += [equal(number, 0, 5), load(16 + 8 * position), _bpf(0x54, 0, 0, 0o700), equal(0o700, 0, 1),
+                        ret(RET_ALLOW), ret(RET_EPERM)]
     # Anonymous shared memory does not count towards RLIMIT_DATA.
     program += [equal(MMAP[column], 0, 5), load(40), _bpf(0x45, 0, 2, 0x01), _bpf(0x45, 0, 1, 0x20), ret(RET_EPERM),
                 ret(RET_ALLOW)]
