@@ -33,7 +33,7 @@ PGD_WRONG = [
     wrong("squeezes a batch of one", "raises", ("pred = model(output)", "pred = model(output).squeeze()")),
     wrong("one direction for the whole batch", "% of the pixels of image", step("output - self.step_size * output.grad.mean(0, keepdim=True).sign()")),
     wrong("one direction for all channels", "% of the pixels of image", step("output - self.step_size * output.grad.sum(1, keepdim=True).sign()")),
-    wrong("the first image's label for all", "label is not the least confident one", (LABEL, "pred.argmin(dim=1)[:1].expand(len(pred))")),
+    wrong("the first image's label for all", "label is not the least|label is the least confident one: .* most confident", (LABEL, "pred.argmin(dim=1)[:1].expand(len(pred))")),
     wrong("the label of the whole batch's mean", "label is not the least confident one", (LABEL, "pred.mean(0).argmin().expand(len(pred))")),
     wrong("the second least confident label", "label is not the least confident one", (LABEL, "pred.argsort(dim=1)[:, 1]")),
     wrong("the logit nearest zero", "label is not the least confident one", (LABEL, "pred.abs().argmin(dim=1)")),

@@ -130,7 +130,7 @@ PGD = [
     wrong(P, "climbs", "climbs the loss of the least confident", (STEP, STEP.replace(" - ", " + "))),
     wrong(P, "untargeted", "untargeted", ("pred.argmin(dim=1)", "pred.argmax(dim=1)"), (STEP, STEP.replace(" - ", " + "))),
     wrong(P, "towards the most confident label", "more confident", ("pred.argmin(dim=1)", "pred.argmax(dim=1)")),
-    wrong(P, "label of the wrong axis", "attacked label is not|raises", ("pred.argmin(dim=1)", "pred.argmin(dim=0)[:len(pred)]")),
+    wrong(P, "label of the wrong axis", "label is|raises", ("pred.argmin(dim=1)", "pred.argmin(dim=0)[:len(pred)]")),
     wrong(P, "no projection", "leaves the box", (BOX, "pass")),
     wrong(P, "box around the previous iterate", "around the input itself", (
         "                " + STEP.join(["output = ", ""]) + "\n                " + BOX,
