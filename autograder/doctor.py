@@ -22,6 +22,9 @@ def fork(): os.fork() or os._exit(0)
 def signal_the_grader(): os.kill(os.getppid(), 0)
 def raise_its_limits(): resource.setrlimit(resource.RLIMIT_CPU, (10**6, 10**6))
 def take_three_gigabytes(): bytearray(3 << 30)
+def delete_a_file():
+    Path("own").write_text("x")
+    Path("own").unlink()
 def write_100_megabytes():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with open("large", "wb") as file: file.truncate(100 << 20)
@@ -29,7 +32,7 @@ def use_a_convolution(): torch.nn.functional.conv2d(torch.ones(1, 1, 2, 2), torc
 
 found = {{}}
 for attempt in (write_outside, read_the_grader, open_a_connection, start_a_program, fork, signal_the_grader,
-                raise_its_limits, take_three_gigabytes, write_100_megabytes, use_a_convolution):
+                raise_its_limits, take_three_gigabytes, delete_a_file, write_100_megabytes, use_a_convolution):
     try:
         attempt()
         found[attempt.__name__] = "possible"

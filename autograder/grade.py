@@ -214,7 +214,7 @@ class Session:
         try:
             self.worker = self._new_worker()
             self.level = self.worker.level
-            self.worker.ask("load", seed=self.mark.seed)
+            self.worker.ask("load", timeout=self._seconds_left(), seed=self.mark.seed)
         except StudentError as error:
             self.import_failed = error.kind != "Forbidden"  # convolutions are disabled in this part only
             self.stop_reason = f"importing student_code.py {exception_feedback(error, self.part, importing=True)}"

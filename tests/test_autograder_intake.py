@@ -126,6 +126,19 @@ def test_a_byte_order_mark_and_a_declared_encoding_are_accepted(tmp_path):
     assert read(tmp_path, zipped(tmp_path, {"code/student_code.py": latin})).fatal == ""
 
 
+def test_each_byte_of_the_code_changes_the_test_cases(tmp_path):
+    versions = [{"code/student_code.py": GOOD}, {"code/student_code.py": GOOD}, {"code/student_code.py": GOOD + " "},
+                {"code/student_code.py": GOOD, "code/own.py": "x = 1"},
+                {"code/student_code.py": GOOD, "code/other.py": "x = 1"},
+                {"code/student_code.py": GOOD, "code/answers.json": "[1]"}]
+    folders = [tmp_path / str(n) for n in range(len(versions))]
+    for folder in folders:
+        folder.mkdir()
+    digests = [read(folder, zipped(folder, files)).digest for folder, files in zip(folders, versions)]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == len(versions) - 1
+
+
 def test_a_link_is_left_out(tmp_path):
     path = tmp_path / "h.zip"
     with zipfile.ZipFile(path, "w") as archive:

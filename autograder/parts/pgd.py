@@ -63,7 +63,7 @@ def label(ask, rng):
         case = Case(rng, steps=5, curvature=curvature)
         run = attack_once(ask, case)
         # The move from a random start outside the box is mostly the projection, which says nothing of a label.
-        outside = [bool(run.outside_box(n, path[0]).any()) for n, path in enumerate(run.paths)]
+        outside = [int(run.outside_box(n, path[0]).any()) for n, path in enumerate(run.paths)]
         labels = [[set()] * skip + labels_along(case, path[skip:]) for path, skip in zip(run.paths, outside)]
         if not any(all(follows(case, path, own, rule) for path, own in zip(run.paths, labels))
                    for rule in ("anew", "at the first point", "at the second point")):

@@ -11,12 +11,12 @@ from autograder.variants import Variant, changed, textbook
 FORWARD = "        out = w_rows.matmul(cols)\n"
 
 
-def convolution(name: str, call: str, before: str = "", max_points: float = 0.0, review: str = "") -> Variant:
+def convolution(name: str, call: str, before: str = "", max_points: float = 0.0, review: str = "", reason: str = "") -> Variant:
     """A right solution whose forward pass calls a library convolution; `before` precedes the class."""
     source = before + changed("convolution", (FORWARD, textwrap.indent(textwrap.dedent(call).strip("\n"), " " * 8)
                                               + "\n        out = out.flatten(2)\n"))
     return Variant(name, "convolution", source.replace("        if bias is not None:\n            out = out + bias.view(1, Co, 1)\n", ""),
-                   max_points=max_points, review=review)
+                   reason, max_points, review)
 
 
 def escape(name: str, attempt: str, review: str = "", part: str = "attention", reason: str = "",
@@ -120,8 +120,10 @@ for _final in list(weakref.finalize._registry):
                               for c in range(Ci)) for o in range(Co)] for n in range(N)])
         out = torch.from_numpy(full)[:, :, :stride * Ho:stride, :stride * Wo:stride].to(weight.dtype).contiguous()
         out = out if bias is None else out + bias.view(-1, 1, 1)"""),
-    convolution("a network read by cv2.dnn", "import cv2\nnet = cv2.dnn.readNetFromONNX('model.onnx')\nout = net.forward()", review="dnn"),
-    convolution("a network layer of OpenCV", "import cv2\nnet = cv2.dnn_Net()\nout = net.forward()"),
+    convolution("a network read by cv2.dnn", "import cv2\nnet = cv2.dnn.readNetFromONNX('model.onnx')\nout = net.forward()", review="dnn",
+                reason="readNetFromONNX is a convolution function"),
+    convolution("a network layer of OpenCV", "import cv2\nnet = cv2.dnn_Net()\nout = net.forward()",
+                reason="dnn_Net is a convolution function"),
     convolution("SciPy", """
         import numpy as np
         from scipy.signal import correlate2d
@@ -161,7 +163,7 @@ def _forge():
         except OSError:
             continue
 '''
-# The replies of the attention's checks, in the order of their questions, each as the grader's own worker would frame it.
+# Replies to the first two questions, framed as the grader's own worker frames them.
 STORED = '''
 import os as _os, json as _json
 import numpy as _np
